@@ -1,0 +1,265 @@
+"""The command line: one way in. Commands import what they need when they run, so `untax --help` needs no torch.
+
+Exit codes: 0 done, 1 something could not be used or failed while running, 2 an ability was lost and --gate was given, 3 usage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import Abort, Exit, TyperException
+
+from untax.types import GateFailed, RecipeError, UserError
+
+__all__ = ["app", "main"]
+
+OK, FAILED, GATE, USAGE = 0, 1, 2, 3
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Align language models with methods that pay less alignment tax, measure both sides, hand over the receipt.",
+)
+lab_app = typer.Typer(no_args_is_help=True, help="The embedded world and its small model.")
+app.add_typer(lab_app, name="lab")
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Network = Annotated[bool, typer.Option("--allow-network", help="Let names of models and datasets be fetched from a hub.")]
+
+
+def main() -> None:
+    """Run the command line and turn every error a user can cause into one plain message and its exit code."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        code = app(standalone_mode=False)
+    except RecipeError as error:
+        code = _complain(error, USAGE)
+    except GateFailed as error:
+        code = _complain(error, GATE)
+    except UserError as error:
+        code = _complain(error, FAILED)
+    except Exit as stop:
+        code = stop.exit_code
+    except Abort:
+        code = _complain("stopped", FAILED)
+    except TyperException as error:
+        code = _complain(f"{error.format_message()}\nSee `untax --help`.", USAGE)
+    except KeyboardInterrupt:
+        code = _complain("stopped; the same command goes on where it stood", 130)
+    except BrokenPipeError:
+        # the reader closed the pipe (`untax list | head`): nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = OK
+    except OSError as error:
+        code = _complain(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), FAILED)
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+def _complain(message: object, code: int) -> int:
+    print(f"untax: {message}", file=sys.stderr)
+    return code
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML); recipes/ holds some.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, as often as you like.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder [runs/NAME].")] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit with 2 when an ability was paid beyond its margin.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Carry a recipe out: augment, train, measure, receipt. Killed, the same command goes on where it stood."""
+    from untax import recipe as recipes
+
+    checked, notes = recipes.load(recipe, overrides or [])
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    from untax import run as runs
+
+    outcome = runs.run(checked, out or Path("runs") / checked.name, command=_command(), progress=not quiet)
+    print(outcome.table)
+    for system, verdict in outcome.verdicts.items():
+        print(f"{system}: {verdict}")
+    print(f"Receipt: {outcome.page}")
+    if gate and outcome.paid:
+        raise GateFailed(f"paid beyond the margin: {', '.join(outcome.paid)}")
+
+
+@app.command()
+def measure(
+    base: Annotated[str, typer.Argument(help="The model before: a directory, 'lab', or a hub name.")],
+    tuned: Annotated[str, typer.Argument(help="The model after: a directory, a LoRA adapter directory, or a hub name.")],
+    suite: Annotated[str, typer.Option(help="A suite's name (`untax list suites`) or YAML file.")] = "lab",
+    data: Annotated[str, typer.Option(help="Folder with the suite's data; 'lab' writes the embedded world.")] = "lab",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the scores and the receipt go.")] = Path("runs/measure"),
+    max_items: Annotated[int | None, typer.Option(min=1, help="At most so many items of each metric.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, the same for both.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit with 2 when an ability was paid beyond its margin.")] = False,
+    allow_network: Network = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure two models on the same items, prompts and budget, and write the receipt of what changed."""
+    from untax import run as runs
+
+    outcome = runs.compare_two(
+        base, tuned, suite=suite, data=data, out=out, max_items=max_items, batch_size=batch_size, dtype=dtype,
+        seed=seed, allow_network=allow_network, command=_command(), progress=not quiet,
+    )  # fmt: skip
+    print(outcome.table)
+    for system, verdict in outcome.verdicts.items():
+        print(f"{system}: {verdict}")
+    print(f"Receipt: {outcome.page}")
+    if gate and outcome.paid:
+        raise GateFailed(f"paid beyond the margin: {', '.join(outcome.paid)}")
+
+
+@app.command()
+def augment(
+    source: Annotated[Path, typer.Argument(help="Records with a source and a reference: JSONL, JSON, CSV or Parquet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the contrastive records go (JSONL).")],
+    kinds: Annotated[str, typer.Option(help="Kinds, with commas; `untax list augment` shows them.")] = "reference,backtranslate,swap_ent,mask_ent,mask_rel,regen_ent",
+    scorer: Annotated[str | None, typer.Option(help="Building scorer: words:FILE, ngram:FILE, fit:FILE, hf:DIR, detoxify:FILE.")] = None,
+    lexicon: Annotated[Path | None, typer.Option(help="Licensed word list for the kind 'toxic' by rules, one word a line.")] = None,
+    finder: Annotated[str, typer.Option(help="How spans are found: rules, spacy:NAME or hf:DIR.")] = "rules",
+    generator: Annotated[list[str] | None, typer.Option(help="KIND=MODEL_DIR: a neural generator for a kind.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN: where a field stands in your file.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
+    on_error: Annotated[str, typer.Option(help="raise: stop at a bad row; skip: count and list it.")] = "raise",
+    seed: Annotated[int, typer.Option()] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Make positives and negatives of records; prints what was made, what was rejected and why."""
+    from untax import run as runs
+
+    report = runs.augment_file(
+        source, out, kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()], scorer=scorer, lexicon=lexicon,
+        finder=finder, generators=_pairs(generator, "--generator"), columns=_pairs(column, "--column"), limit=limit,
+        on_error=on_error, seed=seed, progress=not quiet,
+    )  # fmt: skip
+    print(report)
+
+
+@app.command("list")
+def list_methods(
+    folder: Annotated[str | None, typer.Argument(help="objectives, metrics, augment, suites …; all when left out.")] = None,
+) -> None:
+    """List the methods, one line each, with their papers."""
+    from untax import methods
+
+    folders = list(methods.FOLDERS) if folder is None else [_folder(folder)]
+    for name in folders:
+        if name == "suites":
+            continue
+        found = methods.listing(name)
+        if not found and folder is None:
+            continue
+        print(f"{name}: {methods.FOLDERS[name]}")
+        for method in found:
+            mark = "" if method.checked else "  [not yet checked against its paper]"
+            print(f"  {method.name:<16} {method.summary}{mark}")
+            if method.paper and method.paper.rstrip(".").lower() not in ("none", ""):
+                print(f"  {'':<16} {method.paper}")
+    if folder is None or folder == "suites":
+        print("suites: which metrics on which data, and on which side of the ledger")
+        for path in sorted((Path(__file__).parent / "suites").glob("*.yaml")):
+            about = next((line[6:].strip().strip('"') for line in path.read_text("utf-8").splitlines() if line.startswith("about:")), "")
+            print(f"  {path.stem:<16} {about}")
+
+
+@app.command()
+def show(method: Annotated[str, typer.Argument(help="A method's name, or folder/name.")]) -> None:
+    """Show a method: what it does, its paper, where it differs, its options."""
+    from untax import methods
+
+    folder, _, name = method.rpartition("/")
+    folders = [_folder(folder)] if folder else list(methods.FOLDERS)
+    found = [m for f in folders for m in methods.listing(f) if m.name == name]
+    if not found:
+        known = [m.name for f in methods.FOLDERS for m in methods.listing(f)]
+        raise RecipeError(f"There is no method '{method}'.{methods.did_you_mean(name, known)} `untax list` shows all.")
+    for entry in found:
+        print(f"{entry.folder}/{entry.name}\n")
+        print(entry.docstring)
+        if entry.options:
+            print("\nOptions:")
+        for option in entry.options:
+            default = "required" if option.default is None else f"= {option.default}"
+            print(f"  {option.name}: {option.type} {default}" + (f"   # {option.comment}" if option.comment else ""))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is missing and what untax can do here."""
+    from untax import run as runs
+
+    facts, problems = runs.examine()
+    for key, value in facts.items():
+        print(f"{key:<22} {value}")
+    for problem in problems:
+        print(f"problem: {problem}")
+    if problems:
+        raise Exit(FAILED)
+
+
+@lab_app.command("build")
+def lab_build(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the model goes.")] = Path("runs/lab-base"),
+    seed: Annotated[int, typer.Option()] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train the lab's base model again from its seed (at most 40 minutes on 2 cores) and print its floors."""
+    from untax.lab import build
+
+    print(json.dumps(build.build(out, seed=seed, progress=not quiet), indent=2))
+
+
+@lab_app.command("write")
+def lab_write(
+    out: Annotated[Path, typer.Argument(help="Folder for the world's files.")],
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Write the lab's training, validation and test files, to look at or to train on elsewhere."""
+    from untax.lab import world
+
+    world.write(out, seed=seed)
+    print(f"Wrote {', '.join(sorted(p.name for p in out.iterdir()))} to {out}")
+
+
+def _folder(name: str) -> str:
+    from untax import methods
+
+    name = "data/augment" if name == "augment" else name
+    known = [*methods.FOLDERS, "augment", "suites"]
+    if name not in known:
+        raise RecipeError(f"There is no folder of methods called '{name}'.{methods.did_you_mean(name, known)} There are: {', '.join(known)}.")
+    return name
+
+
+def _pairs(given: list[str] | None, flag: str) -> dict[str, str]:
+    pairs = {}
+    for text in given or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise RecipeError(f"{flag} {text}: write it as NAME=VALUE.")
+        pairs[key] = value
+    return pairs
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["untax", *sys.argv[1:]])
+
+
+def run_main(arguments: list[str]) -> Any:
+    """The command line as a function, for tests: returns what the command returns, raises what it raises."""
+    return app(arguments, standalone_mode=False)

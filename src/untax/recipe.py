@@ -1,0 +1,354 @@
+"""A recipe: YAML whose sections are the folder names in order of use, checked whole before anything runs.
+
+Unknown keys, wrong types, unknown methods and unknown options are errors that name the key, its place and the nearest
+known name. A recipe describes one main system and, under `controls`, the systems it is compared with; all of them are
+trained on the same data, with the same budget, and measured with the same prompts.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from untax import methods
+from untax.types import RecipeError
+
+__all__ = ["Recipe", "System", "load", "parse", "systems", "to_yaml"]
+
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+T = TypeVar("T", bound=BaseModel)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class ModelSection(_Section):
+    """The base model: `lab`, a local directory, or (with allow_network) a hub name."""
+
+    base: str = "lab"
+    adapter: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+    trust_remote_code: bool = False
+
+
+class AugmentSection(_Section):
+    """How positives and negatives are made; `scorer` builds data and never judges it."""
+
+    kinds: list[str] = Field(min_length=1)
+    scorer: str
+    finder: str = "rules"
+    lexicon: str | None = None
+    generators: dict[str, str] = Field(default_factory=dict)
+    min_relevance: float | None = Field(None, ge=0, le=1)
+
+    @field_validator("kinds")
+    @classmethod
+    def _known(cls, kinds: list[str]) -> list[str]:
+        for kind in kinds:
+            methods.get("data/augment", kind)
+        return kinds
+
+
+class MixSection(_Section):
+    """Rows of another set mixed into the training data: replay is a mix."""
+
+    data: str
+    share: float = Field(gt=0, lt=1)
+    columns: dict[str, str] = Field(default_factory=dict)
+
+
+class DataSection(_Section):
+    """Training records. Relative paths start at `dir`; `dir: lab` is the embedded world."""
+
+    dir: str = "lab"
+    train: str = "train.jsonl"
+    columns: dict[str, str] = Field(default_factory=dict)
+    limit: int | None = Field(None, gt=0)
+    on_error: Literal["raise", "skip"] = "raise"
+    prompt: str = "{source}\nSummary:"
+    augment: AugmentSection | None = None
+    mix: list[MixSection] = Field(default_factory=list)
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_source(cls, prompt: str) -> str:
+        if "{source}" not in prompt:
+            raise ValueError("the prompt has no {source}: every record would get the same prompt")
+        return prompt
+
+
+class Objective(BaseModel):
+    """A method of `objectives/` and its options, written flat: `{name: contrastive, alpha: 1.0}`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class TrainSection(BaseModel):
+    """The objective, LoRA, and any Hugging Face training argument under its own name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    objective: Objective
+    lora: dict[str, Any] | None = None
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known_method(self) -> TrainSection:
+        methods.check_options(
+            "objectives", self.objective.name, self.objective.options, where="train.objective", given=("prompt",)
+        )
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Hugging Face training arguments, names verbatim."""
+        return dict(self.model_extra or {})
+
+
+class MeasureSection(_Section):
+    """The suite: a name (`untax list suites`) or a YAML file; its data are looked up in `data.dir`."""
+
+    suite: str = "lab"
+    max_items: int | None = Field(None, gt=0)
+    batch_size: int = Field(64, gt=0)
+    allow_same_scorer: bool = False
+
+
+class ReportSection(_Section):
+    title: str | None = None
+    resamples: int = Field(10_000, ge=100)
+
+
+class Recipe(_Section):
+    """Everything one `untax run` does."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    about: str = ""
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    allow_network: bool = False
+    model: ModelSection = Field(default_factory=ModelSection)
+    data: DataSection = Field(default_factory=DataSection)
+    train: TrainSection
+    controls: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    measure: MeasureSection = Field(default_factory=MeasureSection)
+    report: ReportSection = Field(default_factory=ReportSection)
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"seeds repeat: {seeds}; the same seed twice is one run counted twice")
+        if min(seeds) < 0 or max(seeds) >= 2**32:
+            raise ValueError(f"seeds must lie in 0 … 2^32-1: {seeds}")
+        return seeds
+
+    @field_validator("controls")
+    @classmethod
+    def _safe_names(cls, controls: dict[str, Any]) -> dict[str, Any]:
+        for name in controls:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name == "base":
+                raise ValueError(f"'{name}' cannot name a control: letters, digits, '-' and '_' only, and not 'base'")
+        return controls
+
+
+class System(_Section):
+    """One row of the comparison: its name and how it is trained."""
+
+    name: str
+    train: TrainSection
+    data: DataSection
+
+
+def systems(recipe: Recipe) -> list[System]:
+    """The main system, named after its objective, and its controls, each the main system with its overrides laid over.
+
+    Raises: RecipeError when an override does not make a valid system, or two systems share a name.
+    """
+    main = System(name=recipe.train.objective.name, train=recipe.train, data=recipe.data)
+    found = [main]
+    for name, override in recipe.controls.items():
+        where = f"controls.{name}"
+        unknown = [key for key in override if key not in ("train", "data")]
+        if unknown:
+            raise RecipeError(
+                f"{where}: unknown key '{unknown[0]}'. A control overrides 'train' and 'data' of the main system."
+            )
+        if name == main.name:
+            raise RecipeError(f"{where}: the main system is already called '{name}' (after its objective); rename it.")
+        merged = {
+            "train": _lay_over(_dump(recipe.train), override.get("train", {}), where),
+            "data": _lay_over(_dump(recipe.data), override.get("data", {}), where),
+        }
+        found.append(_validate(System, {"name": name, **merged}, where))
+    return found
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+    """Read a recipe file and lay `section.key=value` overrides over it.
+
+    Returns the recipe and notes on what was read differently from how it was written (YAML reads 1e-5 as a string).
+    Raises: RecipeError for anything that cannot be used as written.
+    """
+    if path.is_dir():
+        raise RecipeError(f"{path} is a folder, not a recipe; a recipe is a YAML file.")
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise RecipeError(
+            f"There is no recipe at {path}.{methods.did_you_mean(path.name, beside)}"
+            + (f" That folder holds: {', '.join(beside)}." if beside else "")
+        )
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+    return parse(text, overrides, where=str(path))
+
+
+def parse(text: str, overrides: Sequence[str] = (), *, where: str = "recipe") -> tuple[Recipe, list[str]]:
+    """The same as `load`, from the text of a recipe."""
+    tree = _read_yaml(text, where)
+    if tree is None:
+        raise RecipeError(f"{where} is empty.")
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{where} holds a {type(tree).__name__}, not sections. A recipe begins with 'name: ...'.")
+    for override in overrides:
+        _apply_override(tree, override)
+    notes: list[str] = []
+    tree = _mend_floats(tree, "", notes)
+    recipe = _validate(Recipe, tree, where)
+    systems(recipe)
+    return recipe, notes
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, every default written out, in the order of its sections."""
+    return yaml.safe_dump(_dump(recipe), sort_keys=False, allow_unicode=True)
+
+
+def _dump(section: BaseModel) -> dict[str, Any]:
+    return section.model_dump(mode="json")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice: the second would silently win."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            raise RecipeError(f"line {line}: the key {key!r} is not a word; write it in quotes.")
+        if key in seen:
+            raise RecipeError(f"line {line}: '{key}' stands twice in one section (first in line {seen[key]}).")
+        seen[key] = line
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read_yaml(text: str, where: str) -> Any:
+    if "\0" in text:
+        raise RecipeError(f"{where} holds a NUL character: it is not a text file.")
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecipeError as error:
+        raise RecipeError(f"{where}, {error}") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise RecipeError(f"{where}{line}: this is not YAML: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{where}: this is not YAML: {str(error).splitlines()[0]}.") from None
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, raw = override.partition("=")
+    if not equals or not dotted.strip():
+        raise RecipeError(f"'{override}' is not an override: write section.key=value, for example train.learning_rate=2e-5.")
+    keys = dotted.strip().split(".")
+    place = tree
+    for key in keys[:-1]:
+        below = place.setdefault(key, {})
+        if isinstance(below, str) and key == "objective":
+            below = place[key] = {"name": below}
+        if not isinstance(below, dict):
+            raise RecipeError(f"override '{dotted}': '{key}' holds {below!r}, not a section.")
+        place = below
+    place[keys[-1]] = _read_yaml(raw, f"override '{dotted}'")
+
+
+def _mend_floats(value: Any, place: str, notes: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {k: _mend_floats(v, f"{place}.{k}".lstrip("."), notes) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_mend_floats(v, f"{place}[{i}]", notes) for i, v in enumerate(value)]
+    if isinstance(value, str) and _FLOAT.fullmatch(value.strip()):
+        notes.append(f"{place}: YAML reads {value} as text; taken as the number {float(value)} (write {float(value):.1e} to be plain)")
+        return float(value)
+    return value
+
+
+def _lay_over(below: dict[str, Any], above: Any, where: str) -> dict[str, Any]:
+    if not isinstance(above, Mapping):
+        raise RecipeError(f"{where}: {above!r} is not a section.")
+    merged = copy.deepcopy(below)
+    for key, value in above.items():
+        # an objective is one choice: the options of the main one mean nothing to another
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict) and key != "objective":
+            merged[key] = _lay_over(merged[key], value, f"{where}.{key}")
+        else:
+            merged[key] = value
+    return merged
+
+
+def _validate(kind: type[T], tree: Any, where: str) -> T:
+    try:
+        return kind.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise RecipeError("\n".join(_sentence(kind, e, where) for e in error.errors()[:8])) from None
+
+
+def _sentence(kind: type[BaseModel], error: Mapping[str, Any], where: str) -> str:
+    location = [part for part in error["loc"] if part not in ("function-after", "[key]")]
+    place = ".".join(str(part) for part in location) or "the recipe"
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(kind, [str(part) for part in location[:-1]])
+        name = str(location[-1])
+        return f"{where}: unknown key '{place}'.{methods.did_you_mean(name, known)} Known here: {', '.join(known)}."
+    if error["type"] == "missing":
+        return f"{where}: '{place}' is missing."
+    message = str(error["msg"]).removeprefix("Value error, ")
+    shown = repr(error.get("input"))
+    return f"{where}: {place}: {message} (got {shown if len(shown) < 80 else shown[:77] + '...'})."
+
+
+def _keys_at(kind: type[BaseModel], location: Sequence[str]) -> list[str]:
+    for part in location:
+        field = kind.model_fields.get(part)
+        inner = None
+        if field is not None:
+            candidates = [field.annotation, *get_args(field.annotation)]
+            inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if inner is None:
+            return list(kind.model_fields)
+        kind = inner
+    return list(kind.model_fields)
