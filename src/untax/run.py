@@ -179,3 +179,117 @@ def _load(recipe: Recipe, base_path: str) -> tuple[Any, Any]:
         trust_remote_code=recipe.model.trust_remote_code,
         allow_network=recipe.allow_network,
     )
+
+
+def _check_apart(recipe: Recipe, suite: Any, building: Any) -> None:
+    """The scorer that builds data must not judge the result, unless the recipe insists."""
+    from untax import scorers
+
+    for line in suite.lines:
+        if "scorer" in line.options:
+            scorers.refuse_same(building, scorers.load(str(line.options["scorer"])), force=recipe.measure.allow_same_scorer)
+
+
+def _building_scorer(spec: str, directory: Path, kept: Path) -> Any:
+    """The scorer that builds data; `fit:FILE` fits the offline one on labelled texts and keeps it in `kept`."""
+    from untax import scorers
+
+    kind, _, name = spec.partition(":")
+    if kind != "fit":
+        return scorers.load(spec, base_dir=directory)
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scorers.fit_ngram_file(directory / name).save(kept)
+    return scorers.load(f"ngram:{kept}")
+
+
+class _Records:
+    """Training records of each system: systems with the same data section share one reading and one augmentation."""
+
+    def __init__(self, recipe: Recipe, out: Path, base_path: str, journal: _Journal, progress: bool) -> None:
+        self.recipe, self.out, self.base_path = recipe, out, base_path
+        self.journal, self.progress = journal, progress
+        self.known: dict[str, list[ContrastiveRecord]] = {}
+
+    def of(self, data: DataSection) -> list[ContrastiveRecord]:
+        """Read, augmented and mixed records of a data section."""
+        key = data.model_dump_json()
+        if key not in self.known:
+            self.known[key] = self._make(data, "" if not self.known else f"-{_digest(key)}")
+        return self.known[key]
+
+    def _make(self, data: DataSection, suffix: str) -> list[ContrastiveRecord]:
+        from untax.data import load as loading
+        from untax.data import mix
+        from untax.data.augment import run as augmenting
+
+        directory = data_dir(data, self.out)
+        loaded = loading.load(
+            directory / data.train, columns=data.columns, on_error=data.on_error, limit=data.limit, kind="contrastive",
+            allow_network=self.recipe.allow_network,
+        )  # fmt: skip
+        for skipped in loaded.skipped[:5]:
+            self.journal.say(f"skipped {skipped}")
+        if loaded.skipped:
+            self.journal.say(f"{len(loaded.skipped)} rows skipped, {len(loaded.records)} read")
+        records: list[ContrastiveRecord] = list(loaded.records)
+        if data.augment is not None:
+            scorer = _building_scorer(data.augment.scorer, directory, self.out / "data" / "building_scorer.json")
+            report = augmenting.augment(
+                records,
+                self.out / "data" / f"augmented{suffix}.jsonl",
+                kinds=data.augment.kinds,
+                seed=0,
+                scorer=scorer,
+                finder=data.augment.finder,
+                lexicon=directory / data.augment.lexicon if data.augment.lexicon else None,
+                generators={k: self.base_path if v == "base" else v for k, v in data.augment.generators.items()},
+                prompt=data.prompt,
+                progress=self.progress,
+            )
+            _write_text(self.out / "data" / f"augmented{suffix}.md", report.table() + "\n")
+            records = list(report.records)
+        if data.mix:
+            parts = [
+                (list(loading.load(directory / part.data, columns=part.columns, kind="contrastive").records), part.share)
+                for part in data.mix
+            ]
+            records = mix.mix(records, parts, seed=0)
+        return records
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _train(
+    recipe: Recipe, system: System, base_path: str, records: list[ContrastiveRecord], seed: int, out: Path, progress: bool
+) -> Any:
+    from untax.train import loop
+
+    model, tokenizer = _load(recipe, base_path)
+    return loop.train(
+        model,
+        tokenizer,
+        records,
+        objective=system.train.objective.name,
+        objective_options=system.train.objective.options,
+        prompt=system.data.prompt,
+        seed=seed,
+        out=out,
+        arguments=system.train.arguments,
+        lora=system.train.lora,
+        progress=progress,
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

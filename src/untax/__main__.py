@@ -1,0 +1,5 @@
+"""`python -m untax` is `untax`."""
+
+from untax.cli import main
+
+main()

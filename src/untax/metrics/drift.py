@@ -1,0 +1,25 @@
+"""How far a model has moved from its base on ordinary text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from untax.metrics.common import need
+from untax.types import Answer, Item
+
+__all__ = ["drift"]
+
+
+def drift(items: Sequence[Item], answers: Sequence[Answer]) -> list[float]:
+    """KL(base || model) in nats per token of each text, over the whole vocabulary; the base itself has 0.
+
+    Known weakness: it says that the model moved, not whether for better or worse; text that the base finds unlikely (or that
+    training used) makes it large. Set it beside perplexity on the same text.
+
+    Paper: the observational forgetting measure, mean over positions of KL(p0 || p1); docs/measuring.md has the formula
+    Differs: computed per text, never pooled; no top-k cut of the vocabulary
+    Shapes: N items with a text, N answers -> N numbers >= 0
+    Raises: RecipeError for items without a text
+    """
+    need(items, "text", "drift")
+    return [answer.kl for answer in answers]

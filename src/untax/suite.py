@@ -1,0 +1,425 @@
+"""A suite: YAML that names metrics on data, says which side of the ledger each stands on, and how the model is asked.
+
+Reading a suite checks all of it before a model is loaded: unknown keys, unknown metrics and options, missing files, bad rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from untax import methods
+from untax.types import Answer, Item, MetricSpec, RecipeError, UserError
+
+__all__ = ["Line", "Suite", "asked", "digest", "load_suite", "suite_names", "with_scorer_identities"]
+
+FOLDER = Path(__file__).parent / "suites"
+
+#: options that name something in the data folder: a scorer "kind:FILE", or the folder of a model
+SCORER_OPTION, MODEL_OPTION = "scorer", "model"
+
+_FIELD = re.compile(r"\{([A-Za-z_]\w*(?:\.\w+)*)(?::(\d+)w)?\}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric on its items. Lines with the same `group` are asked together; `options` go to the metric as they are."""
+
+    spec: MetricSpec
+    items: tuple[Item, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    max_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The lines of a suite, and those that were left out because their data are not there, with the reason."""
+
+    name: str
+    lines: tuple[Line, ...]
+    skipped: tuple[Mapping[str, str], ...] = ()
+    note: str = ""
+
+    @property
+    def scorers(self) -> Mapping[str, str]:
+        """Line name -> the scorer that judges it, as `scorers.load` reads it."""
+        return {line.spec.name: str(line.options[SCORER_OPTION]) for line in self.lines if SCORER_OPTION in line.options}
+
+
+class _Line(BaseModel):
+    """One line as it stands in YAML."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    metric: str
+    data: str | list[str]
+    request: Literal["generate", "choices", "text", "drift"]
+    prompt: str = ""
+    choices: list[str] = Field(default_factory=list)
+    text: str = ""
+    max_new_tokens: int | None = Field(None, ge=1)
+    stop: list[str] = Field(default_factory=list)
+    side: Literal["safety", "ability", "watch"]
+    better: Literal["higher", "lower"]
+    margin: float | None = Field(None, gt=0, allow_inf_nan=False)
+    unit: str = ""
+    chance: float | None = Field(None, allow_inf_nan=False)
+    binary: bool = False
+    cluster: str | None = None
+    id: str = "id"
+    by: str | None = None
+    where: dict[str, Any] = Field(default_factory=dict)
+    limit: int | None = Field(None, ge=1)
+    optional: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)
+    note: str = ""
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    note: str = ""
+    lines: list[_Line] = Field(min_length=1)
+
+
+# --------------------------------------------------------------------------- public
+
+
+def suite_names() -> list[str]:
+    """The suites that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_suite(name_or_path: str | Path, *, data_dir: str | Path, max_items: int | None = None) -> Suite:
+    """Read a suite by its name or from a YAML file; data files are looked up in `data_dir`.
+
+    `max_items` takes that many items of each line, spread evenly over the file.
+    Raises: RecipeError when the suite cannot be used as written; UserError when data are missing or cannot be read.
+    """
+    if max_items is not None and max_items < 1:
+        raise RecipeError(f"max_items is {max_items}; it must be at least 1.")
+    path = _find(name_or_path)
+    data_dir = Path(data_dir).expanduser()
+    if not data_dir.is_dir():
+        raise UserError(f"There is no data folder {data_dir}. Give the folder that the suite's files are in.")
+    written = _read_file(path)
+    rows: dict[Path, list[dict[str, Any]]] = {}
+    lines: list[Line] = []
+    skipped: list[Mapping[str, str]] = []
+    for number, line in enumerate(written.lines, start=1):
+        where = f"{path}, line {number} of the suite ('{line.name}')"
+        _check(line, where)
+        try:
+            paths = _data_files(line, data_dir, where)
+            options = _resolved(line, data_dir, where)
+        except _Missing as missing:
+            if not line.optional:
+                raise UserError(str(missing)) from None
+            skipped.append({"name": line.name, "reason": str(missing)})
+            continue
+        lines += _lines(line, paths, options, rows, max_items, where)
+    names = [line.spec.name for line in lines]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RecipeError(f"{path}: two lines are called '{twice[0]}'; a receipt tells metrics apart by name.")
+    if not lines:
+        reasons = " ".join(entry["reason"] for entry in skipped)
+        raise UserError(f"{path}: nothing is left to measure, every line was skipped. {reasons}")
+    return Suite(path.stem, tuple(lines), tuple(skipped), written.note)
+
+
+def asked(item: Item) -> tuple[str, tuple[str, ...], str]:
+    """What the model is shown of an item: two items with the same are asked once."""
+    return item.prompt, item.choices, item.text
+
+
+def digest(value: Any) -> str:
+    """A short hash of anything that JSON can hold, the same in every process."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+# --------------------------------------------------------------------------- reading the YAML
+
+
+class _Missing(Exception):
+    """A file that a line needs is not there: an error, or the reason why an optional line is left out."""
+
+
+def _find(name_or_path: str | Path) -> Path:
+    name = str(name_or_path)
+    if name in suite_names():
+        return FOLDER / f"{name}.yaml"
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    hint = methods.did_you_mean(name, suite_names())
+    raise RecipeError(f"There is no suite '{name}'.{hint} There are: {', '.join(suite_names())}; or give a YAML file.")
+
+
+def _read_file(path: Path) -> _File:
+    try:
+        tree = yaml.safe_load(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise RecipeError(f"{path}{line}: this is not YAML: {error.problem or error.context}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: this is not YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} holds no suite: it needs 'lines:', a list of metrics.")
+    try:
+        return _File.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise RecipeError(f"{path}: {_explained(error, tree)}") from error
+
+
+def _explained(error: pydantic.ValidationError, tree: Mapping[str, Any]) -> str:
+    """The first fault of a suite in one sentence."""
+    first = error.errors()[0]
+    place, key = first["loc"], str(first["loc"][-1]) if first["loc"] else ""
+    named = ""
+    if len(place) > 1 and place[0] == "lines" and isinstance(place[1], int):
+        line = tree["lines"][place[1]]
+        called = f" ('{line['name']}')" if isinstance(line, dict) and "name" in line else ""
+        named = f"line {place[1] + 1} of the suite{called}: "
+    if first["type"] == "extra_forbidden":
+        known = list(_Line.model_fields if named else _File.model_fields)
+        return f"{named}there is no key '{key}'.{methods.did_you_mean(key, known)} There are: {', '.join(known)}."
+    if first["type"] == "missing":
+        return f"{named}'{key}' is missing."
+    path = ".".join(str(part) for part in place[2:] or place)
+    return f"{named}'{path}' is {first['input']!r}: {first['msg']}."
+
+
+def _check(line: _Line, where: str) -> None:
+    """What the keys of one line must have to do with each other."""
+    needs: dict[str, tuple[str, ...]] = {
+        "generate": ("prompt", "max_new_tokens"), "choices": ("choices",), "text": ("text",), "drift": ("text",),
+    }  # fmt: skip
+    allowed = {"generate": ("prompt", "max_new_tokens", "stop"), "choices": ("prompt", "choices"), "text": ("text",), "drift": ("text",)}
+    given = {key for key in ("prompt", "choices", "text", "max_new_tokens", "stop") if line.model_dump()[key]}
+    for key in needs[line.request]:
+        if key not in given:
+            raise RecipeError(f"{where}: 'request: {line.request}' needs '{key}'.")
+    for key in sorted(given - set(allowed[line.request])):
+        raise RecipeError(f"{where}: 'request: {line.request}' has no use for '{key}'.")
+    if line.request == "choices" and len(line.choices) < 2:
+        raise RecipeError(f"{where}: 'choices' needs at least two continuations to choose from.")
+    if line.side != "watch" and line.margin is None:
+        raise RecipeError(f"{where}: 'margin' is missing: how much of '{line.name}' would you give away? (in its own units)")
+    if "" in line.stop:
+        raise RecipeError(f"{where}: an empty stop string stops everything at once.")
+    methods.get("metrics", line.metric)
+    methods.check_options("metrics", line.metric, line.options, where=f"{where}, options")
+    if line.metric == "overlap_proxy" and "faithful" in line.name.lower():
+        raise RecipeError(f"{where}: overlap of names is no faithfulness; call the line 'overlap proxy'.")
+
+
+def _data_files(line: _Line, data_dir: Path, where: str) -> list[Path]:
+    found: list[Path] = []
+    for name in [line.data] if isinstance(line.data, str) else line.data:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise RecipeError(f"{where}: 'data: {name}' must lie below the data folder.")
+        matches = sorted(data_dir.glob(name)) if "*" in name else [data_dir / name]
+        matches = [path for path in matches if path.is_file()]
+        if not matches:
+            folder = (data_dir / name).parent
+            beside = sorted(p.name for p in folder.glob("*.jsonl")) if folder.is_dir() else []
+            hint = methods.did_you_mean(Path(name).name, beside)
+            there = f"{folder} holds: {', '.join(beside[:12]) or 'no .jsonl file'}." if folder.is_dir() else f"There is no folder {folder}."
+            raise _Missing(f"{where}: there is no data file {data_dir / name}.{hint} {there}")
+        found += matches
+    return found
+
+
+def _resolved(line: _Line, data_dir: Path, where: str) -> dict[str, Any]:
+    """The options with names of files turned into paths: in the data folder first, else as they stand."""
+    options = dict(line.options)
+    for key in (SCORER_OPTION, MODEL_OPTION):
+        if not isinstance(options.get(key), str):
+            continue
+        kind, colon, name = options[key].partition(":") if key == SCORER_OPTION else ("", "", options[key])
+        if key == SCORER_OPTION and not (colon and name):
+            raise RecipeError(f"{where}: 'scorer: {options[key]}' must be KIND:FILE, for example words:toxic_words.txt.")
+        name, label_mark, label = name.partition("#")  # hf:DIR#LABEL
+        path = data_dir / Path(name).expanduser()
+        if not path.exists():
+            path = Path(name).expanduser()
+        if not path.exists():
+            raise _Missing(f"{where}: '{key}: {options[key]}' names {data_dir / name}, which does not exist.")
+        options[key] = f"{kind}{colon}{path}{label_mark}{label}"
+    return options
+
+
+# --------------------------------------------------------------------------- reading the data
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        try:
+            row = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}, line {number} is not UTF-8 (byte {error.start} of the line).") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number} is not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number} holds a {type(row).__name__}; each line must be an object with fields.")
+        rows.append({"_line": number, **row})
+    if not rows:
+        raise UserError(f"{path} is empty: there is nothing to measure on.")
+    return rows
+
+
+def _lines(
+    line: _Line,
+    paths: Sequence[Path],
+    options: Mapping[str, Any],
+    read: dict[Path, list[dict[str, Any]]],
+    max_items: int | None,
+    where: str,
+) -> list[Line]:
+    """The line with its items; one line per value of a field where the suite says `by`."""
+    items: list[Item] = []
+    groups: list[str] = []
+    for path in paths:
+        if path not in read:
+            read[path] = _read_rows(path)
+        for row in read[path]:
+            if all(_value(row, key, path) == wanted for key, wanted in line.where.items()):
+                items.append(_item(line, row, path, prefix=f"{path.stem}:" if len(paths) > 1 else ""))
+                groups.append(str(_value(row, line.by, path)) if line.by else "")
+    if not items:
+        raise UserError(f"{where}: no row of {', '.join(p.name for p in paths)} meets 'where: {line.where}'.")
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise UserError(f"{where}: the id '{item.id}' occurs twice; base and tuned model could not be paired.")
+        seen.add(item.id)
+    made = []
+    for value in sorted(set(groups)):
+        mine = [item for item, group in zip(items, groups, strict=True) if group == value]
+        named = line.model_copy(update={"name": f"{line.name} [{value}]"}) if line.by else line
+        made.append(_line(named, _spread(_spread(mine, line.limit), max_items), options, where))
+    return made
+
+
+def _spread(items: Sequence[Item], n: int | None) -> tuple[Item, ...]:
+    """n items at even distances: the first n would be the first few kinds of a sorted file."""
+    if n is None or n >= len(items):
+        return tuple(items)
+    return tuple(items[i * len(items) // n] for i in range(n))
+
+
+def _line(line: _Line, items: tuple[Item, ...], options: Mapping[str, Any], where: str) -> Line:
+    metric = methods.find("metrics", line.metric)
+    try:
+        # an answer that says nothing costs nothing to score, and shows wrong options and missing fields before any model runs
+        metric(items[:1], [Answer()], **options)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    except TypeError as error:
+        raise RecipeError(f"{where}: an option has a wrong type: {error}.") from error
+    data = [line.data] if isinstance(line.data, str) else list(line.data)
+    settings = {
+        "data": data, "prompt": line.prompt, "choices": line.choices, "text": line.text, "max_new_tokens": line.max_new_tokens,
+        "stop": line.stop, "where": line.where, "options": line.options, "n": len(items),
+    }  # fmt: skip
+    spec = MetricSpec(
+        name=line.name,
+        metric=line.metric,
+        request=line.request,
+        side=line.side,
+        better=line.better,
+        margin=line.margin or 0.0,
+        unit=line.unit,
+        chance=line.chance,
+        binary=line.binary,
+        items_hash=digest([[item.id, item.cluster, dict(item.fields)] for item in items]),
+        prompt_hash=digest([line.request, line.max_new_tokens, line.stop, [asked(item) for item in items]]),
+        settings=settings,
+        note=line.note,
+    )
+    group = digest([line.request, line.max_new_tokens, line.stop, data])
+    return Line(spec, items, options, line.max_new_tokens or 0, tuple(line.stop), group)
+
+
+def _item(line: _Line, row: Mapping[str, Any], path: Path, prefix: str) -> Item:
+    identity = f"{prefix}{row[line.id]}" if line.id in row else f"{path.stem}:{row['_line']}"
+    item = Item(
+        id=identity,
+        prompt=_filled(line.prompt, row, path),
+        choices=tuple(_filled(choice, row, path) for choice in line.choices),
+        text=_filled(line.text, row, path),
+        cluster=str(_value(row, line.cluster, path)) if line.cluster else identity,
+        fields={key: value for key, value in row.items() if key != "_line"},
+    )
+    if line.request in ("text", "drift") and not item.text.strip():
+        raise UserError(f"{path}, line {row['_line']}: the text is empty.")
+    if line.request == "choices" and (len(set(item.choices)) < len(item.choices) or not all(item.choices)):
+        raise UserError(f"{path}, line {row['_line']}: two choices are the same, or one is empty.")
+    return item
+
+
+def _filled(template: str, row: Mapping[str, Any], path: Path) -> str:
+    """{field} is the field of the row, {field.0} an element of it, {field:4w} its first four words."""
+
+    def fill(found: re.Match[str]) -> str:
+        value = _value(row, found[1], path)
+        if not isinstance(value, str | int | float) or isinstance(value, bool) or (isinstance(value, float) and math.isnan(value)):
+            raise UserError(f"{path}, line {row['_line']}: '{found[1]}' is a {type(value).__name__}, not a text.")
+        text = str(value)
+        if found[2]:
+            cut = re.match(rf"\s*(?:\S+\s+){{0,{int(found[2]) - 1}}}\S+", text)
+            text = cut[0].strip() if cut else ""
+        return text
+
+    return _FIELD.sub(fill, template)
+
+
+def _value(row: Mapping[str, Any], dotted: str, path: Path) -> Any:
+    value: Any = row
+    for key in dotted.split("."):
+        if isinstance(value, Mapping) and key in value and key != "_line":
+            value = value[key]
+        elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            known = [name for name in row if name != "_line"]
+            raise UserError(
+                f"{path}, line {row['_line']} has no field '{dotted}'.{methods.did_you_mean(dotted, known)} It has: {', '.join(known)}."
+            )
+    return value
+
+
+def with_scorer_identities(suite: Suite) -> Suite:
+    """The same suite, its specs saying which scorer judged: name and content hash, for the receipt."""
+    from untax import scorers
+
+    known: dict[str, str] = {}
+    lines = []
+    for line in suite.lines:
+        spec = line.spec
+        if SCORER_OPTION in line.options:
+            told = str(line.options[SCORER_OPTION])
+            if told not in known:
+                known[told] = scorers.load(told).identity
+            spec = replace(spec, settings={**spec.settings, "scorer": known[told]})
+        lines.append(replace(line, spec=spec))
+    return replace(suite, lines=tuple(lines))
