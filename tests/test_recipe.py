@@ -31,7 +31,8 @@ def test_a_control_differs_only_in_what_it_overrides():
 
 def test_overrides_reach_into_sections_and_a_bare_objective():
     checked, _ = recipe.parse(
-        "name: a\ntrain: {objective: contrastive}\n", ["train.objective.alpha=2", "train.learning_rate=2e-5", "seeds=[3, 4]"]
+        "name: a\ntrain: {objective: contrastive}\n",
+        ["train.objective.alpha=2", "train.learning_rate=2e-5", "seeds=[3, 4]"],
     )
     assert checked.train.objective.options == {"alpha": 2}
     assert checked.train.arguments == {"learning_rate": 2e-5}
@@ -52,7 +53,10 @@ def test_a_float_that_yaml_reads_as_text_is_accepted_and_said():
         ("name: a\ntrain: {objective: sft}\ndata: {promt: '{source}'}\n", "Did you mean 'prompt'"),
         ("name: a\ntrain: {objective: contrastve}\n", "Did you mean 'contrastive'"),
         ("name: a\ntrain: {objective: {name: contrastive, alhpa: 1}}\n", "Did you mean 'alpha'"),
-        ("name: a\ntrain: {objective: sft}\ndata: {augment: {kinds: [swap_entt], scorer: x}}\n", "Did you mean 'swap_ent'"),
+        (
+            "name: a\ntrain: {objective: sft}\ndata: {augment: {kinds: [swap_entt], scorer: x}}\n",
+            "Did you mean 'swap_ent'",
+        ),
         ("name: a\ntrain: {objective: sft}\nseeds: [1, 1]\n", "same seed twice"),
         ("name: a\nname: b\ntrain: {objective: sft}\n", "stands twice"),
         ("name: a\ntrain: {objective: sft}\ndata: {prompt: Hello}\n", "{source}"),
@@ -143,7 +147,10 @@ def test_the_command_line_exits_with_3_and_without_a_traceback(label, tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_bytes(dict(CASES)[label])
     done = subprocess.run(
-        [sys.executable, "-m", "untax", "run", str(path), "--out", str(tmp_path / "run")], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "untax", "run", str(path), "--out", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 3
     assert done.stderr.startswith("untax: ")
@@ -151,7 +158,9 @@ def test_the_command_line_exits_with_3_and_without_a_traceback(label, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("arguments", [["runn"], ["run"], ["run", "a.yaml", "--nope"], ["show", "swap_entt"], ["list", "objectivs"]])
+@pytest.mark.parametrize(
+    "arguments", [["runn"], ["run"], ["run", "a.yaml", "--nope"], ["show", "swap_entt"], ["list", "objectivs"]]
+)
 def test_usage_errors_exit_with_3(arguments):
     done = subprocess.run([sys.executable, "-m", "untax", *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == cli.USAGE

@@ -31,7 +31,9 @@ lab_app = typer.Typer(no_args_is_help=True, help="The embedded world and its sma
 app.add_typer(lab_app, name="lab")
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-Network = Annotated[bool, typer.Option("--allow-network", help="Let names of models and datasets be fetched from a hub.")]
+Network = Annotated[
+    bool, typer.Option("--allow-network", help="Let names of models and datasets be fetched from a hub.")
+]
 
 
 def main() -> None:
@@ -72,7 +74,9 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe (YAML); recipes/ holds some.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, as often as you like.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder [runs/NAME].")] = None,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit with 2 when an ability was paid beyond its margin.")] = False,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Exit with 2 when an ability was paid beyond its margin.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Carry a recipe out: augment, train, measure, receipt. Killed, the same command goes on where it stood."""
@@ -95,15 +99,21 @@ def run(
 @app.command()
 def measure(
     base: Annotated[str, typer.Argument(help="The model before: a directory, 'lab', or a hub name.")],
-    tuned: Annotated[str, typer.Argument(help="The model after: a directory, a LoRA adapter directory, or a hub name.")],
+    tuned: Annotated[
+        str, typer.Argument(help="The model after: a directory, a LoRA adapter directory, or a hub name.")
+    ],
     suite: Annotated[str, typer.Option(help="A suite's name (`untax list suites`) or YAML file.")] = "lab",
     data: Annotated[str, typer.Option(help="Folder with the suite's data; 'lab' writes the embedded world.")] = "lab",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the scores and the receipt go.")] = Path("runs/measure"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the scores and the receipt go.")] = Path(
+        "runs/measure"
+    ),
     max_items: Annotated[int | None, typer.Option(min=1, help="At most so many items of each metric.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, the same for both.")] = "float32",
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit with 2 when an ability was paid beyond its margin.")] = False,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Exit with 2 when an ability was paid beyond its margin.")
+    ] = False,
     allow_network: Network = False,
     quiet: Quiet = False,
 ) -> None:
@@ -126,9 +136,15 @@ def measure(
 def augment(
     source: Annotated[Path, typer.Argument(help="Records with a source and a reference: JSONL, JSON, CSV or Parquet.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the contrastive records go (JSONL).")],
-    kinds: Annotated[str, typer.Option(help="Kinds, with commas; `untax list augment` shows them.")] = "reference,backtranslate,swap_ent,mask_ent,mask_rel,regen_ent",
-    scorer: Annotated[str | None, typer.Option(help="Building scorer: words:FILE, ngram:FILE, fit:FILE, hf:DIR, detoxify:FILE.")] = None,
-    lexicon: Annotated[Path | None, typer.Option(help="Licensed word list for the kind 'toxic' by rules, one word a line.")] = None,
+    kinds: Annotated[
+        str, typer.Option(help="Kinds, with commas; `untax list augment` shows them.")
+    ] = "reference,backtranslate,swap_ent,mask_ent,mask_rel,regen_ent",
+    scorer: Annotated[
+        str | None, typer.Option(help="Building scorer: words:FILE, ngram:FILE, fit:FILE, hf:DIR, detoxify:FILE.")
+    ] = None,
+    lexicon: Annotated[
+        Path | None, typer.Option(help="Licensed word list for the kind 'toxic' by rules, one word a line.")
+    ] = None,
     finder: Annotated[str, typer.Option(help="How spans are found: rules, spacy:NAME or hf:DIR.")] = "rules",
     generator: Annotated[list[str] | None, typer.Option(help="KIND=MODEL_DIR: a neural generator for a kind.")] = None,
     column: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN: where a field stands in your file.")] = None,
@@ -150,7 +166,9 @@ def augment(
 
 @app.command("list")
 def list_methods(
-    folder: Annotated[str | None, typer.Argument(help="objectives, metrics, augment, suites …; all when left out.")] = None,
+    folder: Annotated[
+        str | None, typer.Argument(help="objectives, metrics, augment, suites …; all when left out.")
+    ] = None,
 ) -> None:
     """List the methods, one line each, with their papers."""
     from untax import methods
@@ -170,9 +188,11 @@ def list_methods(
                 print(f"  {'':<16} {method.paper}")
     if folder is None or folder == "suites":
         print("suites: which metrics on which data, and on which side of the ledger")
+        import yaml
+
         for path in sorted((Path(__file__).parent / "suites").glob("*.yaml")):
-            about = next((line[6:].strip().strip('"') for line in path.read_text("utf-8").splitlines() if line.startswith("about:")), "")
-            print(f"  {path.stem:<16} {about}")
+            note = " ".join(str(yaml.safe_load(path.read_text(encoding="utf-8")).get("note", "")).split())
+            print(f"  {path.stem:<16} {note.partition('. ')[0].rstrip('.')}.")
 
 
 @app.command()
@@ -240,7 +260,9 @@ def _folder(name: str) -> str:
     name = "data/augment" if name == "augment" else name
     known = [*methods.FOLDERS, "augment", "suites"]
     if name not in known:
-        raise RecipeError(f"There is no folder of methods called '{name}'.{methods.did_you_mean(name, known)} There are: {', '.join(known)}.")
+        raise RecipeError(
+            f"There is no folder of methods called '{name}'.{methods.did_you_mean(name, known)} There are: {', '.join(known)}."
+        )
     return name
 
 

@@ -23,9 +23,8 @@ from scipy import stats as distributions
 
 from untax.types import MetricSpec, ScoreRow, Scores
 
-__all__ = ["POINT_UNITS", "Guard", "Paired", "metric_guards", "pair_guards", "small_n"]
+__all__ = ["Guard", "Paired", "in_points", "metric_guards", "pair_guards", "small_n"]
 
-POINT_UNITS = frozenset({"points", "share", "%"})  # scores from 0 to 1, shown times 100
 
 ENOUGH_ITEMS = 200
 EMPTY_WARN, EMPTY_REFUSE = 0.05, 0.25
@@ -87,7 +86,12 @@ class Paired:
     @property
     def bounded(self) -> bool:
         """Scores are known to lie between 0 and 1."""
-        return self.spec.binary or self.spec.unit in POINT_UNITS
+        return in_points(self.spec.unit, binary=self.spec.binary)
+
+
+def in_points(unit: str, *, binary: bool) -> bool:
+    """Is a score a share of 1, which people read as points of 100? So are 0/1 scores and units called "share of ..."."""
+    return binary or unit in ("points", "%") or unit.split(" ")[0] == "share"
 
 
 # --------------------------------------------------------------------------- the whole comparison

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from untax import methods, models
-from untax.suite import Line, Suite, asked, digest, load_suite, suite_names, with_scorer_identities
+from untax.suites.read import Line, Suite, asked, digest, load_suite, suite_names, with_scorer_identities
 from untax.types import NAN, Answer, Item, RecipeError, ScoreRow, Scores, UserError
 
 __all__ = ["Line", "Suite", "load_suite", "measure", "measure_pair", "suite_names"]

@@ -23,7 +23,7 @@ import numpy as np
 
 from untax import guards as guarding
 from untax import stats
-from untax.guards import POINT_UNITS, Guard, Paired
+from untax.guards import Guard, Paired, in_points
 from untax.types import MetricSpec, ScoreRow, Scores, UserError
 
 __all__ = [
@@ -32,10 +32,12 @@ __all__ = [
     "Receipt",
     "SeedValue",
     "amount",
+    "bare",
     "level",
     "make",
     "pair_up",
     "read_json",
+    "unit_of",
     "write_json",
 ]
 
@@ -261,7 +263,7 @@ def pair_up(bases: Sequence[Scores], tuneds: Sequence[Scores]) -> list[Paired]:
             rows_K = []
             for scores in side:
                 keyed = _keyed(scores, spec, tables[id(scores)])
-                if _is_origin(spec, scores, keyed):
+                if side is bases and _is_origin(spec, scores, keyed):
                     keyed = {key: replace(row, score=0.0, answer="") for key, row in first.items()}
                 _check_items(spec, tuneds[0], first, scores, keyed)
                 rows_K.append(tuple(keyed[key] for key in first))
@@ -466,7 +468,7 @@ def level(line: MetricResult, value: float) -> str:
         return "none"
     if _in_points(line):
         return f"{100 * value:.1f} %"
-    return f"{_short(value)} {line.unit}".strip()
+    return f"{_short(value)} {unit_of(line)}".strip()
 
 
 def amount(line: MetricResult, value: float, *, signed: bool = False) -> str:
@@ -474,14 +476,20 @@ def amount(line: MetricResult, value: float, *, signed: bool = False) -> str:
     if math.isnan(value):
         return "unknown"
     mark = ("+" if value > 0 else "−" if value < 0 else "±") if signed else ("−" if value < 0 else "")
-    return f"{mark}{_bare(line, abs(value))} {'points' if _in_points(line) else line.unit}".strip()
+    return f"{mark}{bare(line, abs(value))} {unit_of(line)}".strip()
+
+
+def unit_of(line: MetricResult) -> str:
+    """What a difference is counted in: "points" for shares, else the first words of the unit."""
+    return "points" if _in_points(line) else line.unit.split(",")[0].strip()
 
 
 def _in_points(line: MetricResult) -> bool:
-    return line.binary or line.unit in POINT_UNITS
+    return in_points(line.unit, binary=line.binary)
 
 
-def _bare(line: MetricResult, value: float) -> str:
+def bare(line: MetricResult, value: float) -> str:
+    """A size without its unit: 0.031 of a share is "3.1"."""
     return f"{100 * value:.1f}" if _in_points(line) else _short(value)
 
 
@@ -497,7 +505,7 @@ def _moved(line: MetricResult) -> str:
     """ "Toxicity fell by 31.2 points (95 % interval 27.8 to 34.6)"."""
     ends = sorted(abs(end) for end in (line.low, line.high))
     verb = "rose" if line.difference > 0 else "fell"
-    span = f"{_bare(line, ends[0])} to {_bare(line, ends[1])}"
+    span = f"{bare(line, ends[0])} to {bare(line, ends[1])}"
     return f"{_spoken(line)} {verb} by {amount(line, abs(line.difference))} (95 % interval {span})"
 
 

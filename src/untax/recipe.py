@@ -283,7 +283,9 @@ def _read_yaml(text: str, where: str) -> Any:
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     dotted, equals, raw = override.partition("=")
     if not equals or not dotted.strip():
-        raise RecipeError(f"'{override}' is not an override: write section.key=value, for example train.learning_rate=2e-5.")
+        raise RecipeError(
+            f"'{override}' is not an override: write section.key=value, for example train.learning_rate=2e-5."
+        )
     keys = dotted.strip().split(".")
     place = tree
     for key in keys[:-1]:
@@ -302,7 +304,9 @@ def _mend_floats(value: Any, place: str, notes: list[str]) -> Any:
     if isinstance(value, list):
         return [_mend_floats(v, f"{place}[{i}]", notes) for i, v in enumerate(value)]
     if isinstance(value, str) and _FLOAT.fullmatch(value.strip()):
-        notes.append(f"{place}: YAML reads {value} as text; taken as the number {float(value)} (write {float(value):.1e} to be plain)")
+        notes.append(
+            f"{place}: YAML reads {value} as text; taken as the number {float(value)} (write {float(value):.1e} to be plain)"
+        )
         return float(value)
     return value
 

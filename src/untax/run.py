@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -20,25 +21,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from untax import methods, tables
+from untax import receipt as receipts
 from untax import recipe as recipes
-from untax import tables
 from untax.recipe import DataSection, Recipe, System
+from untax.report import page
 from untax.types import ContrastiveRecord, RecipeError, Scores, UserError
 
 __all__ = ["LAB_BASE", "Outcome", "data_dir", "environment", "run"]
 
 LAB_BASE = Path(__file__).parent / "lab" / "base"
-LIBRARIES = ("untax", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "scipy", "scikit-learn")
+LIBRARIES = (
+    "untax",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left behind: its folder, the page, one verdict sentence per system, and the names of paid abilities."""
+    """What a run left behind: its folder, the page, one verdict sentence per system, the paid abilities, the table."""
 
     folder: Path
     page: Path
     verdicts: Mapping[str, str]
     paid: tuple[str, ...]
+    table: str
 
 
 class _Journal:
@@ -52,7 +67,11 @@ class _Journal:
         self.number += 1
         seconds = time.monotonic() - self.start
         print(f"[{self.number}/{self.steps}] {text}  ({seconds:.0f} s so far)", file=sys.stderr, flush=True)
-        entry = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "step": text, "elapsed_s": round(seconds, 1)}
+        entry = {
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "step": text,
+            "elapsed_s": round(seconds, 1),
+        }
         with self.path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(entry) + "\n")
 
@@ -77,11 +96,13 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
 
     directory = data_dir(recipe.data, out)
     suite = measure.load_suite(recipe.measure.suite, data_dir=directory, max_items=recipe.measure.max_items)
-    _check_apart(recipe, suite)
+    if recipe.data.augment is not None:
+        _check_apart(recipe, suite, _building_scorer(recipe.data.augment.scorer, directory, _kept_scorer(out)))
     base_path = _base_path(recipe)
 
     journal.step("data: read, augment, check")
-    records = {system.name: _records(recipe, system, out, directory, base_path, journal, progress) for system in all_systems}
+    made = _Records(recipe, out, base_path, journal, progress)
+    records = {system.name: made.of(system.data) for system in all_systems}
 
     journal.step("base: load and measure")
     base, tokenizer = _load(recipe, base_path)
@@ -109,7 +130,15 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
             measured[system.name].append(scores)
 
     journal.step("receipt")
-    return _receipt(recipe, out, base_scores, measured, curves, command)
+    made = _receipts(base_scores, measured, seed=0, resamples=recipe.report.resamples)
+    path = page.write(
+        made,
+        out,
+        title=recipe.report.title or recipe.about or recipe.name,
+        curves=curves,
+        environment=environment(command),
+    )
+    return _outcome(out, path, made)
 
 
 def data_dir(data: DataSection, out: Path) -> Path:
@@ -159,7 +188,9 @@ def _claim(recipe: Recipe, out: Path) -> None:
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RecipeError(f"{out} exists and is no run folder; nothing in it was touched. Give another folder with --out.")
+        raise RecipeError(
+            f"{out} exists and is no run folder; nothing in it was touched. Give another folder with --out."
+        )
     out.mkdir(parents=True, exist_ok=True)
     _write_text(marker, resolved)
 
@@ -187,7 +218,13 @@ def _check_apart(recipe: Recipe, suite: Any, building: Any) -> None:
 
     for line in suite.lines:
         if "scorer" in line.options:
-            scorers.refuse_same(building, scorers.load(str(line.options["scorer"])), force=recipe.measure.allow_same_scorer)
+            scorers.refuse_same(
+                building, scorers.load(str(line.options["scorer"])), force=recipe.measure.allow_same_scorer
+            )
+
+
+def _kept_scorer(out: Path) -> Path:
+    return out / "data" / "building_scorer.json"
 
 
 def _building_scorer(spec: str, directory: Path, kept: Path) -> Any:
@@ -221,7 +258,6 @@ class _Records:
     def _make(self, data: DataSection, suffix: str) -> list[ContrastiveRecord]:
         from untax.data import load as loading
         from untax.data import mix
-        from untax.data.augment import run as augmenting
 
         directory = data_dir(data, self.out)
         loaded = loading.load(
@@ -234,7 +270,9 @@ class _Records:
             self.journal.say(f"{len(loaded.skipped)} rows skipped, {len(loaded.records)} read")
         records: list[ContrastiveRecord] = list(loaded.records)
         if data.augment is not None:
-            scorer = _building_scorer(data.augment.scorer, directory, self.out / "data" / "building_scorer.json")
+            from untax.data.augment import run as augmenting
+
+            scorer = _building_scorer(data.augment.scorer, directory, _kept_scorer(self.out))
             report = augmenting.augment(
                 records,
                 self.out / "data" / f"augmented{suffix}.jsonl",
@@ -250,11 +288,15 @@ class _Records:
             _write_text(self.out / "data" / f"augmented{suffix}.md", report.table() + "\n")
             records = list(report.records)
         if data.mix:
-            parts = [
-                (list(loading.load(directory / part.data, columns=part.columns, kind="contrastive").records), part.share)
-                for part in data.mix
-            ]
-            records = mix.mix(records, parts, seed=0)
+            parts = {"main": records}
+            for part in data.mix:
+                name = Path(part.data).stem
+                parts[name] = list(
+                    loading.load(directory / part.data, columns=part.columns, kind="contrastive").records
+                )
+            shares = {"main": 1 - sum(part.share for part in data.mix)}
+            shares |= {Path(part.data).stem: part.share for part in data.mix}
+            records = mix.mix(parts, shares, seed=0)
         return records
 
 
@@ -263,7 +305,13 @@ def _digest(text: str) -> str:
 
 
 def _train(
-    recipe: Recipe, system: System, base_path: str, records: list[ContrastiveRecord], seed: int, out: Path, progress: bool
+    recipe: Recipe,
+    system: System,
+    base_path: str,
+    records: list[ContrastiveRecord],
+    seed: int,
+    out: Path,
+    progress: bool,
 ) -> Any:
     from untax.train import loop
 
@@ -281,6 +329,157 @@ def _train(
         lora=system.train.lora,
         progress=progress,
     )
+
+
+def _receipts(
+    base: Scores, measured: Mapping[str, Sequence[Scores]], *, seed: int, resamples: int
+) -> list[receipts.Receipt]:
+    """Every system against the base, then the main system against each control, seed against the same seed."""
+    names = list(measured)
+    made = [receipts.make(base, measured[name], seed=seed, resamples=resamples) for name in names]
+    made += [receipts.make(measured[name], measured[names[0]], seed=seed, resamples=resamples) for name in names[1:]]
+    return made
+
+
+def _outcome(folder: Path, page_path: Path, made: Sequence[receipts.Receipt]) -> Outcome:
+    first = [receipt for receipt in made if receipt.against_base]
+    return Outcome(
+        folder=folder,
+        page=page_path,
+        verdicts={receipt.tuned_system: receipt.verdict for receipt in first},
+        paid=tuple(dict.fromkeys(name for receipt in first[:1] for name in receipt.paid_beyond)),
+        table=table(made),
+    )
+
+
+def table(made: Sequence[receipts.Receipt]) -> str:
+    """Base and systems side by side: mean of each metric, and the difference from the base with its 95 % interval."""
+    columns = [receipt for receipt in made if receipt.against_base] or list(made)
+    heads = ["metric", "side", columns[0].base_system, *(receipt.tuned_system for receipt in columns)]
+    rows = [heads]
+    for line in columns[0].metrics:
+        cells = [line.name, line.side, receipts.level(line, line.base)]
+        for receipt in columns:
+            mine = receipt.of(line.name)
+            word = f" {mine.verdict}" if mine.verdict else ""
+            low, high = receipts.amount(mine, mine.low, signed=True), receipts.amount(mine, mine.high, signed=True)
+            cells.append(f"{receipts.level(mine, mine.tuned)}  [{low}, {high}]{word}")
+        rows.append(cells)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def compare_two(
+    base: str,
+    tuned: str,
+    *,
+    suite: str,
+    data: str,
+    out: Path,
+    max_items: int | None = None,
+    batch_size: int = 64,
+    dtype: str = "float32",
+    seed: int = 0,
+    resamples: int = 10_000,
+    allow_network: bool = False,
+    command: str = "",
+    progress: bool = True,
+) -> Outcome:
+    """Measure two models by one suite and write scores and receipt into `out`; finished groups of answers are kept.
+
+    Raises: UserError when a model, the suite or its data cannot be used.
+    """
+    from untax import measure, models
+
+    if not allow_network:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    base, tuned = (str(LAB_BASE) if name == "lab" else name for name in (base, tuned))
+    loaded_suite = measure.load_suite(suite, data_dir=data_dir(DataSection(dir=data), out), max_items=max_items)
+    after, tokenizer = models.load(tuned, dtype=dtype, allow_network=allow_network)
+    before, base_tokenizer = None, None
+    if not (models.has_adapter(after) and models.same_base(after, base)):
+        before, base_tokenizer = models.load(base, dtype=dtype, allow_network=allow_network)
+    first, second = measure.measure_pair(
+        after, tokenizer, loaded_suite, base=before, base_tokenizer=base_tokenizer, cache_dir=out / "scores" / "cache",
+        batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+    for scores in (first, second):
+        tables.write(scores, out / "scores" / scores.system)
+    _write_json(out / "environment.json", environment(command))
+    made = [receipts.make(first, second, seed=seed, resamples=resamples)]
+    path = page.write(
+        made, out, title=f"{Path(tuned).name} against {Path(base).name}", environment=environment(command)
+    )
+    return _outcome(out, path, made)
+
+
+def augment_file(
+    source: Path,
+    out: Path,
+    *,
+    kinds: Sequence[str],
+    scorer: str | None,
+    lexicon: Path | None,
+    finder: str,
+    generators: Mapping[str, str],
+    columns: Mapping[str, str],
+    limit: int | None,
+    on_error: str,
+    seed: int,
+    progress: bool,
+) -> str:
+    """Read records, make positives and negatives, write them as JSONL; returns the table of what was made and rejected."""
+    from untax.data import load as loading
+    from untax.data.augment import run as augmenting
+
+    for kind in kinds:
+        methods.get("data/augment", kind)
+    if on_error not in ("raise", "skip"):
+        raise RecipeError(f"--on-error {on_error}: it is 'raise' or 'skip'.")
+    loaded = loading.load(source, columns=dict(columns), on_error=on_error, limit=limit, kind="contrastive")
+    building = _building_scorer(scorer, Path(), out.with_name(out.name + ".scorer.json")) if scorer else None
+    report = augmenting.augment(
+        list(loaded.records), out, kinds=list(kinds), seed=seed, scorer=building, finder=finder, lexicon=lexicon,
+        generators=dict(generators), progress=progress,
+    )  # fmt: skip
+    return f"{loaded.summary()}\n{report.table()}\nWrote {out}"
+
+
+def examine() -> tuple[dict[str, str], list[str]]:
+    """What is installed and what works here: facts to show, and problems that stop the main job."""
+    import shutil
+
+    facts: dict[str, str] = {"python": platform.python_version(), "platform": platform.platform()}
+    problems = []
+    for library in LIBRARIES:
+        try:
+            facts[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            facts[library] = "missing"
+            problems.append(f"{library} is not installed: pip install --constraint constraints.txt --editable .")
+    for library, what in (("lm_eval", "benchmarks"), ("spacy", "spans by a tagger"), ("detoxify", "a toxicity scorer")):
+        found = importlib.util.find_spec(library) is not None
+        facts[library] = "installed" if found else f"not installed (optional: {what})"
+    import torch
+
+    facts["threads"] = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    facts["accelerator"] = (
+        torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none (everything runs on the CPU)"
+    )
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    facts["free disk here"] = f"{free:.1f} GiB"
+    if free < 1:
+        problems.append(
+            "less than 1 GiB of disk is free: a run of the quickstart needs about 0.2 GiB, real models far more"
+        )
+    facts["lab base model"] = "present" if (LAB_BASE / "model.safetensors").is_file() else "missing"
+    if facts["lab base model"] == "missing":
+        problems.append(
+            f"the embedded model is not at {LAB_BASE}: install untax again, or make it with `untax lab build --out {LAB_BASE}`"
+        )
+    return facts, problems
 
 
 def _write_text(path: Path, text: str) -> None:

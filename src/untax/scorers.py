@@ -26,6 +26,7 @@ __all__ = [
     "WordScorer",
     "fit_ngram",
     "fit_ngram_file",
+    "hash_files",
     "load",
     "read_words",
     "refuse_same",
@@ -91,7 +92,8 @@ def _hash(*parts: bytes) -> str:
     return digest.hexdigest()[:16]
 
 
-def _hash_files(paths: Sequence[Path]) -> str:
+def hash_files(paths: Sequence[Path]) -> str:
+    """A short hash of names and contents of files: what identifies the weights in a folder."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.name.encode())
@@ -376,11 +378,16 @@ class ClassifierScorer(_TorchScorer):
             raise UserError(f"{where}: no config.json in there. Give a text-classification directory.")
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model: Any = AutoModelForSequenceClassification.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{where}: cannot be loaded: {error}") from error
+        except Exception as error:  # tokenizers and safetensors raise plain Exception for damaged files
+            raise UserError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise UserError(
+                f"{where}: it is no classifier: the weights lack {len(missing)} tensors, the first {missing[0]}."
+            )
         labels = {int(i): str(name) for i, name in model.config.id2label.items()}
         index = _toxic_index(labels, label, where)
         names = {name.lower() for name in labels.values()}
@@ -389,7 +396,7 @@ class ClassifierScorer(_TorchScorer):
         )
         super().__init__(model, tokenizer, index, independent=independent)
         self.name = f"hf:{folder.name}#{labels[index]}"
-        self.identity = f"hf:{_hash_files([*folder.glob('*.safetensors'), folder / 'config.json'])}#{index}"
+        self.identity = f"hf:{hash_files([*folder.glob('*.safetensors'), folder / 'config.json'])}#{index}"
 
 
 class CheckpointScorer(_TorchScorer):
@@ -424,4 +431,4 @@ class CheckpointScorer(_TorchScorer):
         index = _toxic_index(dict(enumerate(classes)), None, where)
         super().__init__(model, tokenizer, index, independent=True)
         self.name = f"detoxify:{path.name}#{classes[index]}"
-        self.identity = f"detoxify:{_hash_files([path])}"
+        self.identity = f"detoxify:{hash_files([path])}"

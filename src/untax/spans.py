@@ -8,7 +8,6 @@ that one finder selects the same kinds of words in every target.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from untax.scorers import hash_files
 from untax.types import UserError
 
 __all__ = ["TYPES", "Finder", "Span", "coverage", "find", "find_all", "is_blind", "load", "sentence_starts"]
@@ -428,18 +428,23 @@ class TokenClassifierFinder:
 
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            self._model: Any = AutoModelForTokenClassification.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True
+            loaded, info = AutoModelForTokenClassification.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # tokenizers and safetensors raise plain Exception for damaged files
             raise UserError(f"span finder: cannot load a token classifier from {folder}: {error}") from error
+        if info["missing_keys"]:
+            raise UserError(
+                f"span finder: {folder} is no token classifier: its weights lack {sorted(info['missing_keys'])[0]}."
+            )
+        self._model: Any = loaded
         if not self._tokenizer.is_fast:
             raise UserError(f"span finder: the tokenizer in {folder} keeps no offsets (it has no tokenizer.json).")
         self._model.eval()
         self._torch = torch
         self._labels = {int(i): str(label) for i, label in self._model.config.id2label.items()}
         self.name = f"hf:{folder.name}"
-        self.identity = f"hf:{_hash_weights(folder)}"
+        self.identity = f"hf:{hash_files([folder / 'config.json', *folder.glob('*.safetensors')])}"
 
     def find_all(self, texts: Sequence[str]) -> list[list[Span]]:
         """The spans of every text, in order of their start, none overlapping."""
@@ -478,12 +483,3 @@ class TokenClassifierFinder:
             else:
                 names.append(Span(start, end, kind, text[start:end]))
         return names
-
-
-def _hash_weights(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16]

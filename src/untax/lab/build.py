@@ -48,6 +48,7 @@ class Shape:
     rows: int = 32  # rows of a step
     learning_rate: float = 3e-3
     warmup_steps: int = 60
+    copy_steps: int = 120  # steps on random tokens said twice, before any text
     prompt_weight: float = 0.2  # loss weight of the tokens of a prompt, which are mostly random names
     weight_decay: float = 0.05
 
@@ -68,7 +69,7 @@ def train_tokenizer(seed: int, vocabulary: int) -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    documents = world.corpus(seed, warmup=0)
+    documents = world.corpus(seed)
     tokenizer.train_from_iterator((d.prompt + d.target for d, _ in zip(documents, range(20_000), strict=False)), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -135,6 +136,19 @@ def new_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, seed: int) -> Ll
     return LlamaForCausalLM(config)
 
 
+def _learn_to_copy(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, shape: Shape, seed: int) -> None:
+    """Random tokens, said twice: the second half can only be copied.
+
+    Induction heads form here within a hundred steps; in the mixture alone they took several million tokens.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    for step in range(shape.copy_steps):
+        half_RT = torch.randint(3, shape.vocabulary, (64, 32), generator=draw)
+        ids_RT = torch.cat([half_RT, half_RT], 1)
+        weights_RT = torch.cat([torch.zeros(64, 33), torch.ones(64, 31)], 1)
+        _step(model, optimizer, ids_RT, weights_RT, shape.learning_rate * min(1.0, (step + 1) / 50))
+
+
 def _rate(shape: Shape, step: int, steps: int) -> float:
     """Linear warm-up, then linear decay to a twentieth."""
     if step < shape.warmup_steps:
@@ -150,32 +164,38 @@ def _step_loss(model: LlamaForCausalLM, ids_RT: torch.Tensor, weights_RT: torch.
     return (losses * weights).sum() / weights.sum()
 
 
+def _step(
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, ids_RT: torch.Tensor, weights_RT: torch.Tensor, rate: float
+) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with torch.autocast("cpu", torch.bfloat16):  # about twice as fast where the processor has bfloat16
+        loss = _step_loss(model, ids_RT, weights_RT)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
 def _train(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: int, tokens: int, shape: Shape, progress: bool
 ) -> float:
     """Train in place; the seconds it took."""
     steps = max(1, tokens // (shape.rows * shape.row))
-    # a tenth of the tokens are repeated random strings (about 45 tokens each): copying pays from the start
-    documents = world.corpus(seed, warmup=int(tokens * 0.1 / 45))
+    documents = world.corpus(seed)
     decay = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decay, "weight_decay": shape.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=shape.learning_rate, betas=(0.9, 0.95))
     model.train()
     began, smooth = time.monotonic(), float("nan")
+    _learn_to_copy(model, optimizer, shape, seed)
     bar = tqdm(packed(documents, tokenizer, shape), total=steps, disable=not progress, desc="lab base", unit="step", mininterval=5)
     for step, (ids_RT, weights_RT) in enumerate(bar):
         if step == steps:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(shape, step, steps)
-        with torch.autocast("cpu", torch.bfloat16):  # about twice as fast where the processor has bfloat16
-            loss = _step_loss(model, ids_RT, weights_RT)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        value = float(loss.detach())
+        value = _step(model, optimizer, ids_RT, weights_RT, _rate(shape, step, steps))
         smooth = value if math.isnan(smooth) else 0.95 * smooth + 0.05 * value
         if step % 20 == 0:
             bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)

@@ -340,14 +340,13 @@ def _document(rng: random.Random, kind: str, facts: Sequence[Fact]) -> Document:
     return Document(kind, "", _pronoun(rng) if kind == "pronoun" else _prose(rng, rng.choice(tuple(PROSE))))
 
 
-def corpus(seed: int = 0, *, warmup: int = 6000) -> Iterator[Document]:
-    """The pre-training text, without end: `warmup` documents that are mostly repeated random strings, then the mixture."""
+def corpus(seed: int = 0) -> Iterator[Document]:
+    """The pre-training text, without end, in the proportions of `SHARES`."""
     rng = random.Random(f"corpus {seed}")
     facts = almanac(seed)
     kinds, shares = tuple(SHARES), tuple(SHARES.values())
-    for index in range(1 << 62):
-        kind = "repeat" if index < warmup and rng.random() < 0.7 else rng.choices(kinds, shares)[0]
-        yield _document(rng, kind, facts)
+    while True:
+        yield _document(rng, rng.choices(kinds, shares)[0], facts)
 
 
 # --------------------------------------------------------------------------- the lab folder

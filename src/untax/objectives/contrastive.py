@@ -15,21 +15,24 @@ from untax.types import Loss, RecipeError, UserError
 
 __all__ = ["Contrastive"]
 
-#: sources with toxic negatives after which an unmoved loss scale is an error and no longer chance
-TOXIC_SOURCES = 8
+POOLS, BLIND, SCOPES = ("entity", "all", "last"), ("pool_all", "keep"), ("source", "batch")
+
+#: a logit whose exponential is exactly 0 beside any cosine; minus infinity would make the gradients of empty rows NaN
+NEVER = -1e9
+
+TOXIC_SOURCES = 8  # after as many, an unmoved loss scale is an error and no longer chance
 
 
 class Contrastive(nn.Module):
-    """Pulls a source's positives together and pushes its negatives away, while it learns the reference; toxicity
-    is said to fall without the usual loss of faithfulness.
+    """Pulls a source's good versions together and pushes its bad ones away, beside the likelihood of the reference.
 
     Paper: Korkmaz, Nair, Daly, del Rio Chanona 2025, arXiv 2505.19327; row softmax and entity pooling of CLIFF, Cao and
         Wang 2021, arXiv 2109.09209. L = L_ce + alpha * mean over sources of w_s * l_s.
-    Differs: cross-entropy on the reference, first token and EOS included, divided by its own tokens (released: a
-        back-translation, divided by the tokens of all targets). One span finder for all targets. A source in which a target has
-        no span, or a negative cannot be told from a positive by what its selected tokens have seen (blind), pools all tokens of every
-        target (released: zero vectors, blind pairs kept). The loss scale is per source and does move. Sources with fewer than
-        two positives or no negative train the likelihood only. alpha 1 (released: 16 on another normaliser).
+    Differs: cross-entropy on the reference, first token and EOS included, over its own tokens (released: a back-translation,
+        over the tokens of all targets). A source with a target without span, or with a blind negative (its selected tokens
+        have seen nothing that differs from a positive), pools all tokens of all its targets (released: zero vectors, blind
+        pairs kept). The loss scale is per source and does move. Sources with fewer than two positives or no negative
+        train the likelihood only. alpha 1 (released: 16 on another normaliser).
     Shapes: states (N, T, H), pooled vectors (N, H), one loss a source (S).
     Raises: RecipeError for an unknown option value; UserError when toxic negatives never move the loss scale.
     """
@@ -48,55 +51,45 @@ class Contrastive(nn.Module):
         use_head: bool = True,  # W1, W2; False pools the raw states
     ) -> None:
         super().__init__()
-        for name, value, known in (
-            ("pool", pool, ("entity", "all", "last")),
-            ("blind", blind, ("pool_all", "keep")),
-            ("toxic_scope", toxic_scope, ("source", "batch")),
-        ):
+        options = {"pool": (pool, POOLS), "blind": (blind, BLIND), "toxic_scope": (toxic_scope, SCOPES)}
+        for name, (value, known) in options.items():
             if value not in known:
                 raise RecipeError(f"contrastive: {name} '{value}' is not known; write one of: {', '.join(known)}.")
         if temperature <= 0 or alpha < 0 or w_tox <= 0:
             raise RecipeError("contrastive: temperature and w_tox must be above 0, and alpha 0 or more.")
-        self.alpha, self.temperature, self.pool, self.blind = alpha, temperature, pool, blind
-        self.positives_in_denominator = positives_in_denominator
-        self.w_tox, self.toxic_scope = w_tox, toxic_scope
+        self.alpha, self.temperature, self.positives_in_denominator = alpha, temperature, positives_in_denominator
+        self.pool, self.blind, self.w_tox, self.toxic_scope = pool, blind, w_tox, toxic_scope
         self.scaled_sources = self.toxic_sources = 0
         self.head = Head(hidden) if use_head else nn.Identity()
 
     def forward(self, forward: Pass) -> Loss:
         """The loss of one batch; logs are this batch's part of the step's figures and add up over accumulation."""
-        step = forward.batch.step
-        if self.alpha == 0:
-            forward = forward.only(forward.batch.reference_N)
-        ce = -forward.logps(forward.batch.reference_N).sum() / step.reference_tokens
+        reference_N = forward.batch.reference_N
+        keep_N = reference_N if self.alpha == 0 else reference_N | forward.batch.contrasted_S[forward.batch.source_N]
+        forward = forward if keep_N.all() else forward.only(keep_N)
+        batch = forward.batch
+        ce = -forward.logps(batch.reference_N).sum() / batch.step.reference_tokens
         if self.alpha == 0:
             return Loss(ce, {"L_ce": ce.item()})
-        batch, per = forward.batch, max(1, step.contrasted)
+        per, used_S = max(1, batch.step.contrasted), batch.contrasted_S
         mask_NT, switched_S = self.pooling_mask(batch)
         vectors_NH = pooled(forward.states_NTH, mask_NT, self.head)
-        terms = source_losses(
-            vectors_NH, batch, temperature=self.temperature, positives_in_denominator=self.positives_in_denominator
-        )
+        terms = source_losses(vectors_NH, batch, self.temperature, self.positives_in_denominator)
         weights_S = self.scales(batch)
-        contrastive = (weights_S * terms.losses_S).sum() / per
-        loss = ce + self.alpha * contrastive
-        used_S = batch.contrasted_S
-        shares = {
-            "share_without_span": _share(~batch.spans_NT.any(1), torch.ones_like(batch.positive_N), batch),
-            "share_blind": _share(batch.blind_N, ~batch.positive_N, batch),
-            "share_pooled_all": switched_S.float(),
-            "share_scaled": (weights_S > 1.01).float(),
-        }
+        contrastive = (weights_S * terms.losses_S)[used_S].sum() / per
         logs_S = {
-            "l_unscaled": terms.losses_S,
+            "l_unscaled": terms.losses_S.detach(),
             "bound_best": terms.best_S,
             "bound_equal": terms.equal_S,
             "cos_positive": terms.cos_positive_S,
             "cos_negative": terms.cos_negative_S,
-            **shares,
+            "share_without_span": _share(~batch.spans_NT.any(1), batch.source_N >= 0, batch),
+            "share_blind": _share(batch.blind_N, ~batch.positive_N, batch),
+            "share_pooled_all": switched_S.float(),
+            "share_scaled": (weights_S > 1.01).float(),
         }
-        logs = {name: value_S[used_S].sum().item() / per for name, value_S in logs_S.items()}
-        return Loss(loss, {"L_ce": ce.item(), "L_cl": contrastive.item(), **logs})
+        sums = torch.stack([ce.detach(), contrastive.detach(), *(v[used_S].sum() / per for v in logs_S.values())])
+        return Loss(ce + self.alpha * contrastive, dict(zip(("L_ce", "L_cl", *logs_S), sums.tolist(), strict=True)))
 
     def pooling_mask(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Which tokens are pooled (N, T), and which sources were switched from spans to all tokens (S)."""
@@ -108,7 +101,7 @@ class Contrastive(nn.Module):
         faulty_N = ~batch.spans_NT.any(1)
         if self.blind == "pool_all":
             faulty_N = faulty_N | batch.blind_N
-        switched_S = switched_S.index_put((batch.source_N[faulty_N],), torch.tensor(True, device=faulty_N.device))
+        switched_S[batch.source_N[faulty_N]] = True
         return torch.where(switched_S[batch.source_N, None], batch.text_NT, batch.spans_NT), switched_S
 
     def scales(self, batch: Batch) -> Tensor:
@@ -118,17 +111,16 @@ class Contrastive(nn.Module):
         if self.toxic_scope == "batch":
             t_S = torch.full_like(t_S, batch.step.toxicity)
         weights_S = 1 + (self.w_tox - 1) * t_S
-        toxic_S = torch.zeros_like(batch.contrasted_S)
-        toxic_S[batch.source_N[batch.toxic_N]] = True
-        toxic_S = toxic_S & batch.contrasted_S
+        toxic_S = batch.contrasted_S & torch.zeros_like(batch.contrasted_S).index_fill(
+            0, batch.source_N[batch.toxic_N], True
+        )
         if self.w_tox > 1.01:
             self.toxic_sources += int(toxic_S.sum())
             self.scaled_sources += int((weights_S[toxic_S] > 1.01).sum())
         if self.toxic_sources >= TOXIC_SOURCES and not self.scaled_sources:
             raise UserError(
-                f"contrastive: {self.toxic_sources} sources with toxic negatives were seen and not one had its loss scaled "
-                f"(w_tox {self.w_tox}): their recorded toxicity is about 0. Score them with a working toxicity scorer, leave "
-                "the score out (kind 'toxic' then counts as 1), or set w_tox to 1 to train without scaling."
+                f"contrastive: {self.toxic_sources} sources with toxic negatives passed and no loss was scaled: their toxicity "
+                "is about 0. Score them with a working scorer, leave the score out (it counts as 1), or set w_tox to 1."
             )
         return weights_S
 
@@ -170,9 +162,7 @@ class Terms:
     cos_negative_S: Tensor
 
 
-def source_losses(
-    vectors_NH: Tensor, batch: Batch, *, temperature: float, positives_in_denominator: bool = True
-) -> Terms:
+def source_losses(vectors_NH: Tensor, batch: Batch, temperature: float, positives_in_denominator: bool) -> Terms:
     """l_s = mean over ordered pairs of positives of -log(e_ij / sum_k e_ik), k over the same source only; 0 where not contrasted."""
     source_N, positive_N, used_S = batch.source_N, batch.positive_N, batch.contrasted_S
     cosine_NN = vectors_NH @ vectors_NH.T
@@ -180,21 +170,20 @@ def source_losses(
     others_NN = others_NN.masked_fill(torch.eye(len(source_N), dtype=torch.bool, device=source_N.device), False)
     logits_NN = cosine_NN / temperature
     if positives_in_denominator:
-        rows_NN = logits_NN.masked_fill(~others_NN, -math.inf).logsumexp(1, keepdim=True)
+        rows_NN = logits_NN.masked_fill(~others_NN, NEVER).logsumexp(1, keepdim=True)
     else:
-        negatives_N1 = logits_NN.masked_fill(~(others_NN & ~positive_N), -math.inf).logsumexp(1, keepdim=True)
+        negatives_N1 = logits_NN.masked_fill(~(others_NN & ~positive_N), NEVER).logsumexp(1, keepdim=True)
         rows_NN = torch.logaddexp(logits_NN, negatives_N1)
     pairs_NN = others_NN & positive_N & positive_N[:, None] & used_S[source_N]
     crossed_NN = others_NN & ~positive_N & positive_N[:, None] & used_S[source_N]
     losses_NN = torch.where(pairs_NN, rows_NN - logits_NN, 0.0)
 
     def by_source(values_N: Tensor) -> Tensor:
-        return values_N.new_zeros(batch.sources).index_add(0, source_N, values_N)
+        return vectors_NH.new_zeros(batch.sources).index_add(0, source_N, values_N.to(vectors_NH.dtype))
 
-    count_S = by_source(pairs_NN.sum(1).float()).clamp(min=1)
-    p_S, n_S = by_source(positive_N.float()), by_source((~positive_N).float())
+    count_S, crossings_S = by_source(pairs_NN.sum(1)).clamp(min=1), by_source(crossed_NN.sum(1)).clamp(min=1)
+    p_S, n_S = by_source(positive_N), by_source(~positive_N)
     peers_S = p_S - 1 if positives_in_denominator else torch.ones_like(p_S)
-    crossings_S = by_source(crossed_NN.sum(1).float()).clamp(min=1)
     return Terms(
         losses_S=by_source(losses_NN.sum(1)) / count_S,
         best_S=(peers_S + n_S * math.exp(-2 / temperature)).log(),

@@ -23,12 +23,12 @@ from untax.types import Answer, Item, MetricSpec, RecipeError, UserError
 
 __all__ = ["Line", "Suite", "asked", "digest", "load_suite", "suite_names", "with_scorer_identities"]
 
-FOLDER = Path(__file__).parent / "suites"
+FOLDER = Path(__file__).parent
 
 #: options that name something in the data folder: a scorer "kind:FILE", or the folder of a model
 SCORER_OPTION, MODEL_OPTION = "scorer", "model"
 
-_FIELD = re.compile(r"\{([A-Za-z_]\w*(?:\.\w+)*)(?::(\d+)w)?\}")
+_FIELD = re.compile(r"\{\{|\}\}|\{([A-Za-z_]\w*(?:\.\w+)*)(?::([1-9]\d*)w)?\}")
 
 
 @dataclass(frozen=True)
@@ -378,9 +378,11 @@ def _item(line: _Line, row: Mapping[str, Any], path: Path, prefix: str) -> Item:
 
 
 def _filled(template: str, row: Mapping[str, Any], path: Path) -> str:
-    """{field} is the field of the row, {field.0} an element of it, {field:4w} its first four words."""
+    """{field} is the field of the row, {field.0} an element of it, {field:4w} its first four words; {{ and }} are braces."""
 
     def fill(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return found[0][0]
         value = _value(row, found[1], path)
         if not isinstance(value, str | int | float) or isinstance(value, bool) or (isinstance(value, float) and math.isnan(value)):
             raise UserError(f"{path}, line {row['_line']}: '{found[1]}' is a {type(value).__name__}, not a text.")

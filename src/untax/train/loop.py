@@ -1,0 +1,552 @@
+"""Trains a model with one objective: the only place that touches the Trainer of transformers.
+
+A run lives in one folder and can be killed at any moment: called again with the same arguments it goes on from its
+last whole checkpoint and ends with the same weights, bit for bit, as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import json
+import logging
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import DataLoader, SequentialSampler
+from tqdm import tqdm
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from untax import methods, models, spans
+from untax.prefix import Batch, Counts, Decoder, Pass, collate, decoder
+from untax.train.encode import Schedule, encode, records_hash
+from untax.types import ContrastiveRecord, Loss, RecipeError, UserError
+
+__all__ = ["ARGUMENTS", "OWN_ARGUMENTS", "TrainResult", "train"]
+
+log = logging.getLogger(__name__)
+
+#: Hugging Face training arguments that are passed on, and our defaults (LoRA; None: the library's own)
+ARGUMENTS: dict[str, Any] = {
+    "learning_rate": 2e-4,  # 2e-5 when all weights are trained
+    "num_train_epochs": 2.0,
+    "max_steps": -1,
+    "per_device_train_batch_size": 8,  # sources
+    "gradient_accumulation_steps": 1,
+    "warmup_steps": 0.03,  # below 1: a share of all steps
+    "lr_scheduler_type": "linear",
+    "lr_scheduler_kwargs": None,
+    "max_grad_norm": 1.0,
+    "weight_decay": 0.0,
+    "optim": "adamw_torch",
+    "optim_args": None,
+    "adam_beta1": None,
+    "adam_beta2": None,
+    "adam_epsilon": None,
+    "bf16": None,
+    "fp16": None,
+    "use_cpu": None,
+    "gradient_checkpointing": False,
+    "save_steps": 100,
+    "save_total_limit": 1,
+}
+
+#: arguments that stand beside them and are ours
+OWN_ARGUMENTS: dict[str, Any] = {
+    "max_length": None,  # tokens of prompt and target together; None: the model's context
+    "max_negatives": 5,  # per source and epoch
+    "finder": "rules",  # what selects the spans: rules, spacy:NAME_OR_DIR, hf:DIR
+    "shuffle": True,
+}
+
+LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
+
+WHOLE = "complete"  # the file that says a checkpoint was written to its end
+TENSORS = "trained.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where the trained model (or adapter) lies, one row of figures a step, and what the records turned out to be."""
+
+    model_dir: Path
+    log: list[dict[str, float]]
+    summary: dict[str, Any]
+    adapter: bool
+    resumed_from: int = 0
+
+
+def train(
+    model: Any,
+    tokenizer: Any,
+    records: Sequence[ContrastiveRecord],
+    *,
+    objective: str,
+    prompt: str,
+    out: str | Path,
+    objective_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    arguments: Mapping[str, Any] | None = None,
+    lora: Mapping[str, Any] | None = None,
+    reference_model: Any = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    progress: bool = True,
+) -> TrainResult:
+    """Train `model` on `records` with a method of `objectives/`, and save it in `out/model`.
+
+    Without `lora` all weights of `model` are changed in place; with it (an empty mapping takes the defaults) an adapter is
+    trained and taken off again. A finished run in `out` is returned as it is, an unfinished one is resumed.
+    Raises: RecipeError for an unknown objective, option, or argument; UserError for data that cannot be trained on, a run of
+    other arguments in `out`, or a loss that is not finite.
+    """
+    out = Path(out)
+    ours, theirs = _arguments(arguments or {}, lora=lora is not None)
+    adapter = None if lora is None else _checked({**LORA, **lora}, _lora_names(), "LoRA argument")
+    method, wants = _objective(objective, objective_options or {}, out)
+    identity = {
+        "objective": objective,
+        "options": dict(objective_options or {}),
+        "prompt": prompt,
+        "seed": seed,
+        "arguments": {**ours, **theirs},
+        "lora": adapter,
+        "records": records_hash(records),
+        "model": models.fingerprint(model),
+        "reference_model": None if reference_model is None else models.fingerprint(reference_model),
+        "tokenizer": models.tokenizer_fingerprint(tokenizer),
+    }
+    done = _claim(out, identity)
+    if done is not None:
+        return TrainResult(out / "model", _read_log(out), done["summary"], adapter is not None)
+    encoded, summary = encode(
+        records,
+        tokenizer,
+        prompt=prompt,
+        max_length=_room(model, ours["max_length"]),
+        find_all=functools.partial(spans.find_all, finder=ours["finder"]) if wants.spans else None,
+    )
+    _say(summary, objective, wants)
+    settings = _settings(out, theirs, seed)
+    with _prepared(model, adapter, theirs, settings.device, seed) as policy:
+        shape = decoder(policy)
+        trained = _Trained(policy, _loss(method, wants, shape, objective_options or {}, reference_model, seed), shape)
+        batch_size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+        steps = settings.max_steps
+        total = steps * batch_size if steps > 0 else math.ceil(settings.num_train_epochs * len(encoded))
+        settings.max_steps = math.ceil(total / batch_size)
+        data = Schedule(encoded, total=total, seed=seed, shuffle=ours["shuffle"], max_negatives=ours["max_negatives"])
+        trainer = _Trainer(trained, settings, data, out=out, callbacks=callbacks, limit=theirs["save_total_limit"])
+        start = trainer.run(label=f"{objective} seed {seed}", progress=progress)
+        policy.eval()
+        models.save(policy, tokenizer, out / "model")
+    _write(out / "result.json", {"summary": summary, "steps": settings.max_steps})
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return TrainResult(out / "model", _read_log(out), summary, adapter is not None, start)
+
+
+# --------------------------------------------------------------------------- arguments
+
+
+def _arguments(given: Mapping[str, Any], *, lora: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Ours and Hugging Face's, with defaults filled in."""
+    names = [*ARGUMENTS, *OWN_ARGUMENTS]
+    if "warmup_ratio" in given:
+        raise RecipeError(
+            "training argument 'warmup_ratio' is gone: write warmup_steps with a fraction of all steps, e.g. 0.03."
+        )
+    _checked(given, names, "training argument")
+    known = {f.name for f in fields(TrainingArguments)}
+    theirs = {k: v for k, v in ARGUMENTS.items() if v is not None and k in known} | {
+        k: v for k, v in given.items() if k in ARGUMENTS
+    }
+    if not lora:
+        theirs["learning_rate"] = given.get("learning_rate", 2e-5)
+    for name, value in theirs.items():
+        default = ARGUMENTS[name]
+        if isinstance(value, str) and isinstance(default, (int, float)):
+            try:
+                theirs[name] = float(value) if isinstance(default, float) else int(value)
+            except ValueError as error:
+                raise RecipeError(f"training argument '{name}' must be a number, not {value!r}.") from error
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "save_steps", "save_total_limit"):
+        if not isinstance(theirs[name], int) or theirs[name] < 1:
+            raise RecipeError(f"training argument '{name}' must be a whole number from 1, not {theirs[name]!r}.")
+    ours = {k: given.get(k, v) for k, v in OWN_ARGUMENTS.items()}
+    if not isinstance(ours["max_negatives"], int) or ours["max_negatives"] < 0:
+        raise RecipeError(
+            f"training argument 'max_negatives' must be a whole number from 0, not {ours['max_negatives']!r}."
+        )
+    return ours, theirs
+
+
+def _checked(given: Mapping[str, Any], known: Sequence[str], what: str) -> dict[str, Any]:
+    for name in given:
+        if name not in known:
+            raise RecipeError(
+                f"unknown {what} '{name}'.{methods.did_you_mean(name, known)} There are: {', '.join(known)}."
+            )
+    return dict(given)
+
+
+def _lora_names() -> list[str]:
+    from peft import LoraConfig
+
+    return [f.name for f in fields(LoraConfig) if f.name not in ("task_type", "peft_type", "inference_mode")]
+
+
+def _settings(out: Path, theirs: Mapping[str, Any], seed: int) -> TrainingArguments:
+    passed = {k: v for k, v in theirs.items() if k not in ("gradient_checkpointing", "save_total_limit")}
+    try:
+        settings = TrainingArguments(
+            output_dir=str(out / "checkpoints"),
+            seed=seed,
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="steps",
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            **passed,
+        )
+        devices = max(settings.n_gpu, settings.world_size)
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"training arguments: {error}") from error
+    if devices > 1:
+        raise UserError(
+            f"training on {devices} devices at once is not supported: the step's normalisation would be wrong. "
+            "Show the program one (CUDA_VISIBLE_DEVICES=0), and start it without a launcher."
+        )
+    return settings
+
+
+def _room(model: Any, max_length: int | None) -> int | None:
+    context = models.context_length(model)
+    if max_length is None or (context is not None and max_length > context):
+        if max_length is not None:
+            raise UserError(f"max_length {max_length} is more than the model's context of {context} tokens.")
+        return context
+    if max_length < 2:
+        raise RecipeError(f"training argument 'max_length' must be 2 or more, not {max_length}.")
+    return max_length
+
+
+# --------------------------------------------------------------------------- the objective
+
+
+@dataclass(frozen=True)
+class _Wants:
+    """What an objective asks for, read from its signature: spans to pool over, a frozen reference model, negatives."""
+
+    spans: bool
+    reference: bool
+    negatives: bool
+
+
+def _objective(name: str, options: Mapping[str, Any], out: Path) -> tuple[Callable[..., Any], _Wants]:
+    """The method and what it wants: `pool` "entity" wants spans, an argument `reference` a frozen model, `alpha` negatives."""
+    method = methods.find("objectives", name)
+    methods.check_options("objectives", name, options, where="objective")
+    parameters = inspect.signature(method).parameters
+
+    def option(key: str) -> Any:
+        return options.get(key, parameters[key].default) if key in parameters else None
+
+    reference = "reference" in parameters
+    return method, _Wants(
+        option("pool") == "entity" and option("alpha") != 0, reference, reference or bool(option("alpha"))
+    )
+
+
+def _loss(
+    method: Callable[..., Any],
+    wants: _Wants,
+    shape: Decoder,
+    options: Mapping[str, Any],
+    reference_model: Any,
+    seed: int,
+) -> Callable[[Pass], Loss]:
+    """The objective as a function of the pass alone; one with parameters of its own gets them from the seed."""
+    if isinstance(method, type):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made: Callable[[Pass], Loss] = method(shape.body.config.get_text_config().hidden_size, **options)
+        return made
+    if wants.reference:
+        return functools.partial(method, reference=_frozen(shape, reference_model), **options)
+    return functools.partial(method, **options)
+
+
+def _frozen(shape: Decoder, reference_model: Any) -> Callable[[Batch], torch.Tensor]:
+    """Log-probabilities of the model that training began with: the base under the adapter, a given model, or a copy."""
+    if reference_model is None and models.has_adapter(shape.model):
+
+        @torch.no_grad()
+        def without_adapter(batch: Batch) -> torch.Tensor:
+            with models.adapter_off(shape.model):
+                return Pass(shape, batch).logps()
+
+        return without_adapter
+    kept = copy.deepcopy(shape.model) if reference_model is None else reference_model
+    frozen = decoder(kept.to(shape.body.device).eval().requires_grad_(False))
+
+    @torch.no_grad()
+    def of_copy(batch: Batch) -> torch.Tensor:
+        return Pass(frozen, batch).logps()
+
+    return of_copy
+
+
+def _say(summary: Mapping[str, Any], objective: str, wants: _Wants) -> None:
+    if wants.negatives and not summary["negatives"]:
+        raise UserError(
+            f"objective '{objective}' needs negatives, and no record has one. Augment the data, or train with 'sft'."
+        )
+    if summary["truncated"]:
+        log.warning("%d of %d records were too long; their prompts were cut", summary["truncated"], summary["records"])
+    if summary["negatives_equal_to_a_positive"]:
+        log.warning("%d negatives equal a positive and were left out", summary["negatives_equal_to_a_positive"])
+
+
+# --------------------------------------------------------------------------- the model
+
+
+@contextmanager
+def _prepared(
+    model: Any, adapter: Mapping[str, Any] | None, theirs: Mapping[str, Any], device: torch.device, seed: int
+) -> Iterator[Any]:
+    """The model ready to train: on its device, dropout off, with a fresh adapter if wanted; put back afterwards."""
+    set_seed(seed)
+    model.to(device)
+    dropouts = [(m, m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
+    for module, _ in dropouts:
+        module.p = 0.0
+    policy = model
+    if adapter is not None:
+        from peft import LoraConfig, get_peft_model
+
+        try:
+            policy = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter))
+        except (ValueError, TypeError) as error:
+            raise RecipeError(f"lora: {error}") from error
+    if theirs["gradient_checkpointing"]:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        if not any(p.requires_grad for p in policy.parameters()):
+            raise UserError("no weight of the model can be trained: all are frozen.")
+        yield policy
+    finally:
+        if theirs["gradient_checkpointing"]:
+            model.gradient_checkpointing_disable()
+        if adapter is not None:
+            policy.unload()
+        for module, p in dropouts:
+            module.p = p
+
+
+class _Trained(nn.Module):
+    """The model with the objective's own parameters: one module for the Trainer; only the model is exported."""
+
+    def __init__(self, policy: nn.Module, loss: Callable[[Pass], Loss], shape: Decoder) -> None:
+        super().__init__()
+        self.policy, self.loss, self.shape = policy, loss, shape
+
+    def forward(self, batch: Batch) -> Loss:
+        return self.loss(Pass(self.shape, batch))
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """Every tensor that training changes, by name; tied weights once."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+# --------------------------------------------------------------------------- the loop
+
+
+class _Trainer(Trainer):
+    """Hugging Face's loop, with the step's own normalisation, whole checkpoints, and a log of every step."""
+
+    loss_is_scaled_for_ga = True
+    control: Any
+
+    def __init__(
+        self,
+        model: _Trained,
+        settings: TrainingArguments,
+        data: Schedule,
+        *,
+        out: Path,
+        callbacks: Sequence[TrainerCallback],
+        limit: int,
+    ) -> None:
+        super().__init__(
+            model=model, args=settings, train_dataset=data, data_collator=_as_inputs, callbacks=[*callbacks]
+        )
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = True
+        self.out, self.limit = out, limit
+        self.sums: Counter[str] = Counter()
+        self.bar: Any = None
+
+    def run(self, *, label: str, progress: bool) -> int:
+        """Train to the end; returns the step that it went on from."""
+        folder = Path(self.args.output_dir)
+        whole = _checkpoints(folder)
+        for path in folder.glob("checkpoint-*"):
+            if path not in whole:
+                shutil.rmtree(path)
+        start = _step(whole[-1]) if whole else 0
+        _cut_log(self.out, start)
+        self.bar = tqdm(total=self.args.max_steps, initial=start, desc=label, disable=not progress, unit="step")
+        try:
+            self.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+        finally:
+            self.bar.close()
+        return start
+
+    def get_train_dataloader(self) -> DataLoader:
+        data = self.train_dataset
+        return DataLoader(
+            data,
+            batch_size=self.args.per_device_train_batch_size,
+            sampler=SequentialSampler(data),
+            collate_fn=_as_inputs,
+        )
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: Any) -> tuple[list, int]:
+        batches = [inputs["batch"] for _, inputs in zip(range(num_batches), epoch_iterator, strict=False)]
+        step = sum((batch.step for batch in batches), Counts())
+        return [{"batch": replace(batch, step=step)} for batch in batches], step.reference_tokens
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        loss = model(inputs["batch"].to(self.args.device))
+        if not torch.isfinite(loss.value):
+            self._stop(f"the loss is {float(loss.value)}")
+        self.sums.update(loss.logs)
+        return loss.value
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs.get("grad_norm", 0.0)):
+            self._stop(f"the gradient's norm is {logs['grad_norm']}")
+        step = self.state.global_step
+        seen = min(
+            step * self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps,
+            len(self.train_dataset),
+        )
+        row = {"step": step, "epoch": seen / len(self.train_dataset.encoded), **logs, **self.sums}
+        self.sums.clear()
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.bar.update(step - self.bar.n)
+        self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+
+    def _stop(self, what: str) -> None:
+        rate = self._get_learning_rate()
+        raise UserError(
+            f"training stopped at step {max(1, self.state.global_step + (what.startswith('the loss')))}: {what}. "
+            f"Lower learning_rate (now {rate:.3g}) or max_grad_norm, or look for broken records; nothing of this step was saved."
+        )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: p.detach().contiguous() for name, p in self.model.trained().items()}, folder / TENSORS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / TENSORS)
+        with torch.no_grad():
+            for name, parameter in self.model.trained().items():
+                parameter.copy_(saved[name])
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir)
+        (folder / f"checkpoint-{self.state.global_step}" / WHOLE).touch()
+        for old in _checkpoints(folder)[: -self.limit]:
+            (old / WHOLE).unlink()
+            shutil.rmtree(old)
+
+
+def _as_inputs(examples: Sequence[Any]) -> dict[str, Batch]:
+    return {"batch": collate(examples)}
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that were written to their end, oldest first."""
+    return sorted((p.parent for p in folder.glob(f"checkpoint-*/{WHOLE}")), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+# --------------------------------------------------------------------------- the run's folder
+
+
+def _claim(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Make the folder this run's, or find that it is; the result if the run is finished."""
+    marker = out / "run.json"
+    wanted = json.loads(json.dumps(identity, default=str))
+    if not marker.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        _write(marker, wanted)
+        return None
+    try:
+        found = json.loads(marker.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{marker} cannot be read; remove the folder or give another one.") from error
+    other = [key for key in wanted if found.get(key) != wanted[key]]
+    if other:
+        told = "; ".join(f"{key}: {_short(found.get(key))} there, {_short(wanted[key])} now" for key in other)
+        raise UserError(f"{out} holds a run of other arguments ({told}). Give another folder, or remove that one.")
+    result = out / "result.json"
+    if result.is_file() and (out / "model").is_dir():
+        done: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+        return done
+    return None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _write(path: Path, content: Any) -> None:
+    fresh = path.with_name(f".{path.name}.fresh")
+    fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(fresh, path)
+
+
+def _read_log(out: Path) -> list[dict[str, float]]:
+    path = out / "log.jsonl"
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break  # the last line of a run that was killed while it wrote
+    return rows
+
+
+def _cut_log(out: Path, step: int) -> None:
+    """Forget the steps after the checkpoint: they will be taken again."""
+    rows = [row for row in _read_log(out) if row["step"] <= step]
+    fresh = out / ".log.jsonl.fresh"
+    fresh.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    os.replace(fresh, out / "log.jsonl")
