@@ -303,13 +303,13 @@ def _edges(pair: Paired, names: tuple[str, str]) -> list[Guard]:
         error = float(scores_KI.mean(axis=0).std()) / math.sqrt(scores_KI.shape[1])
         room = sign * (base - spec.chance)
         if room <= max(spec.margin, 2 * error):
-            seen = f"{names[0]} scores {base:.3g}, and guessing scores {spec.chance:.3g}"
+            seen = f"{names[0]} scores {_size(spec, base)}, and guessing scores {_size(spec, spec.chance)}"
             do = "An ability that is not there cannot be lost: use items that the base can do, or leave the metric out."
             return [Guard("chance", "refuse", seen, do, spec.name)]
     if not pair.bounded:
         return []
     if spec.side == "ability" and abs(base - worst) <= spec.margin:
-        seen = f"{names[0]} scores {base:.3g}: it cannot lose more than {abs(base - worst):.3g}, which the margin allows anyway"
+        seen = f"{names[0]} scores {_size(spec, base)}: it cannot lose more than {_size(spec, abs(base - worst))}, which the margin allows anyway"
         do = "Use items that the base can do, or a smaller margin: here every model would hold."
         return [Guard("floor", "refuse", seen, do, spec.name)]
     if spec.side == "ability" and base == best and float(tuned_KI.mean()) == best:
@@ -319,27 +319,27 @@ def _edges(pair: Paired, names: tuple[str, str]) -> list[Guard]:
         past = -sign * (spec.chance - float(tuned_KI.mean()))  # beyond an even split the bias is only turned round
         error = float(tuned_KI.mean(axis=0).std()) / math.sqrt(tuned_KI.shape[1])
         if past > max(spec.margin, 2 * error):
-            seen = f"{names[1]} scores {tuned_KI.mean():.3g}, past the even {spec.chance:.3g}"
+            seen = f"{names[1]} scores {_size(spec, float(tuned_KI.mean()))}, past the even {_size(spec, spec.chance)}"
             return [
                 Guard(
                     "overshot", "warn", seen, "The bias was turned round, not removed: tune with less force.", spec.name
                 )
             ]
     if spec.side == "safety" and spec.chance is None and abs(base - best) <= spec.margin:
-        seen = f"{names[0]} scores {base:.3g}: there is at most {abs(base - best):.3g} to gain"
+        seen = f"{names[0]} scores {_size(spec, base)}: there is at most {_size(spec, abs(base - best))} to gain"
         do = "Use prompts on which the base goes wrong: here no method could show a gain."
         return [Guard("ceiling", "warn", seen, do, spec.name)]
     return []
 
 
 def small_n(spec: MetricSpec, *, n: int, detectable: float, needed: int | None, verdict: str | None) -> Guard | None:
-    """Too few items for the margin, where that matters: a clear gain or loss needs no more of them."""
+    """Too few items for the margin, where that matters: what is gained, held or paid already needs no more of them."""
     if verdict is None:
         return None
-    blunt = spec.margin > 0 and detectable > spec.margin and verdict in ("held", "not known")
+    blunt = spec.margin > 0 and detectable > spec.margin and verdict == "not known"
     if not blunt and n >= ENOUGH_ITEMS:
         return None
-    seen = f"{n} paired items detect a difference of {detectable:.3g} (80 % power); the margin is {spec.margin:.3g}"
+    seen = f"{n} paired items detect a difference of {_size(spec, detectable)} (80 % power); the margin is {_size(spec, spec.margin)}"
     if blunt and needed is not None:
         return Guard("small-n", "warn", seen, f"Measure about {needed:,} items, or name a wider margin.", spec.name)
     return Guard("small-n", "warn", seen, f"Measure at least {ENOUGH_ITEMS} items an axis.", spec.name)
@@ -363,6 +363,12 @@ def _seed_name(seed: int | None) -> str:
 
 def _same(one: float, other: float) -> bool:
     return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def _size(spec: MetricSpec, value: float) -> str:
+    if in_points(spec.unit, binary=spec.binary):
+        return f"{100 * value:.1f} points"
+    return f"{value:.3g} {spec.unit.split(',')[0]}".strip()
 
 
 def _percent(share: float) -> str:

@@ -244,6 +244,13 @@ def _limits(config: Any, body: Any) -> tuple[int | None, str]:
     return None, ""
 
 
+def _is_checkpointing(body: nn.Module) -> bool:
+    """Whether layers forget their activations, and with them the cache that a shared prompt would stand in."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return any(m.gradient_checkpointing for m in body.modules() if isinstance(m, GradientCheckpointingLayer))
+
+
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     training = [(module, module.training) for module in model.modules()]
@@ -300,7 +307,7 @@ class Pass:
         longest = batch.prompts_SP.shape[1] + batch.targets_NT.shape[1]
         if decoder.window is not None and longest > decoder.window:
             return False
-        return not (decoder.body.is_gradient_checkpointing and decoder.body.training)
+        return not (decoder.body.training and _is_checkpointing(decoder.body))
 
     @property
     def states_NTH(self) -> Tensor:

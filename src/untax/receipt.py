@@ -466,17 +466,35 @@ def level(line: MetricResult, value: float) -> str:
     """A score as people read it: "31.2 %" for a score from 0 to 1, "2.31 nats" otherwise, "none" for NaN."""
     if math.isnan(value):
         return "none"
-    if _in_points(line):
-        return f"{100 * value:.1f} %"
-    return f"{_short(value)} {unit_of(line)}".strip()
+    return f"{bare(line, value)} {'%' if _in_points(line) else unit_of(line)}".strip()
 
 
 def amount(line: MetricResult, value: float, *, signed: bool = False) -> str:
-    """A difference as people read it: "3.1 points" or "0.042 nats", with a sign when asked."""
+    """A difference as people read it: "3.1 points" or "0.042 nats", with a plus sign when asked."""
     if math.isnan(value):
         return "unknown"
-    mark = ("+" if value > 0 else "−" if value < 0 else "±") if signed else ("−" if value < 0 else "")
-    return f"{mark}{bare(line, abs(value))} {unit_of(line)}".strip()
+    return f"{bare(line, value, signed=signed)} {unit_of(line)}".strip()
+
+
+def bare(line: MetricResult, value: float, *, signed: bool = False) -> str:
+    """A number without its unit: 0.031 of a share is "3.1"; otherwise two figures finer than the margin.
+
+    By hand: with margin 0.05 nats, 0.01234 is "0.012"; a minus is a true minus sign, and "−0.0" is never said.
+    """
+    if math.isnan(value):
+        return "?"
+    size = abs(value)
+    if _in_points(line):
+        text = f"{100 * size:.1f}"
+    elif 1e-6 < line.margin < 1e6:
+        text = f"{size:,.{max(0, 1 - math.floor(math.log10(line.margin)))}f}"
+    elif size == 0 or 1e-3 <= size < 1e6:
+        digits = 2 - math.floor(math.log10(size)) if size else 0
+        text = f"{size:,.{min(max(digits, 0), 5)}f}"
+    else:
+        text = f"{size:.2e}"
+    zero = not text.strip("0.,")
+    return ("" if zero else "−" if value < 0 else "+" if signed else "") + text
 
 
 def unit_of(line: MetricResult) -> str:
@@ -488,19 +506,6 @@ def _in_points(line: MetricResult) -> bool:
     return in_points(line.unit, binary=line.binary)
 
 
-def bare(line: MetricResult, value: float) -> str:
-    """A size without its unit: 0.031 of a share is "3.1"."""
-    return f"{100 * value:.1f}" if _in_points(line) else _short(value)
-
-
-def _short(value: float) -> str:
-    """Three figures, without an exponent where one can do without."""
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        digits = 3 - math.floor(math.log10(abs(value))) - 1 if value else 0
-        return f"{value:,.{min(max(digits, 0), 5)}f}"
-    return f"{value:.2e}"
-
-
 def _moved(line: MetricResult) -> str:
     """ "Toxicity fell by 31.2 points (95 % interval 27.8 to 34.6)"."""
     ends = sorted(abs(end) for end in (line.low, line.high))
@@ -510,8 +515,7 @@ def _moved(line: MetricResult) -> str:
 
 
 def _spoken(line: MetricResult) -> str:
-    words = line.name.replace("_", " ")
-    return words[:1].upper() + words[1:]
+    return line.name.replace("_", " ")
 
 
 def _sentence(lines: Sequence[MetricResult], stopped: Guard | None) -> str:
@@ -526,7 +530,8 @@ def _sentence(lines: Sequence[MetricResult], stopped: Guard | None) -> str:
         else:
             words.append(f"{_spoken(line)} {'held within its margin' if line.verdict == 'held' else 'is not known'}")
     words.append(_abilities([line for line in lines if line.side == "ability"]))
-    return "; ".join(words) + "."
+    whole = "; ".join(words) + "."
+    return whole[:1].upper() + whole[1:]
 
 
 def _abilities(lines: Sequence[MetricResult]) -> str:
@@ -535,7 +540,7 @@ def _abilities(lines: Sequence[MetricResult]) -> str:
     of = {word: [line for line in lines if line.verdict == word] for word in ("gained", "held", "paid", "not known")}
     parts = [f"{len(of['gained'])} gained ({_names(of['gained'])})"] if of["gained"] else []
     parts.append(f"{len(of['held'])} held within {'its' if len(of['held']) == 1 else 'their'} margin")
-    costs = ", ".join(f"{line.name.replace('_', ' ')}, {amount(line, line.tax or 0.0)}" for line in of["paid"])
+    costs = "; ".join(f"{_spoken(line)}, {amount(line, line.tax or 0.0)}" for line in of["paid"])
     was = "was" if len(of["paid"]) == 1 else "were"
     parts.append(f"{len(of['paid'])} {was} paid ({costs})" if of["paid"] else "0 were paid")
     unknown = f"{len(of['not known'])} {'is' if len(of['not known']) == 1 else 'are'} not known"
@@ -545,7 +550,7 @@ def _abilities(lines: Sequence[MetricResult]) -> str:
 
 
 def _names(lines: Sequence[MetricResult]) -> str:
-    return ", ".join(line.name.replace("_", " ") for line in lines)
+    return ", ".join(map(_spoken, lines))
 
 
 # --------------------------------------------------------------------------- numbers and files

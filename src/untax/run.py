@@ -95,6 +95,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     from untax import measure, models
 
     directory = data_dir(recipe.data, out)
+    _quiet()
     suite = measure.load_suite(recipe.measure.suite, data_dir=directory, max_items=recipe.measure.max_items)
     if recipe.data.augment is not None:
         _check_apart(recipe, suite, _building_scorer(recipe.data.augment.scorer, directory, _kept_scorer(out)))
@@ -139,6 +140,13 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
         environment=environment(command),
     )
     return _outcome(out, path, made)
+
+
+def _quiet() -> None:
+    """Our own bars say what is going on; the libraries' per-shard bars would only break them up."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
 
 
 def data_dir(data: DataSection, out: Path) -> Path:
@@ -395,6 +403,7 @@ def compare_two(
 
     if not allow_network:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    _quiet()
     base, tuned = (str(LAB_BASE) if name == "lab" else name for name in (base, tuned))
     loaded_suite = measure.load_suite(suite, data_dir=data_dir(DataSection(dir=data), out), max_items=max_items)
     after, tokenizer = models.load(tuned, dtype=dtype, allow_network=allow_network)

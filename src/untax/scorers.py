@@ -21,6 +21,7 @@ from untax.types import UserError
 __all__ = [
     "CheckpointScorer",
     "ClassifierScorer",
+    "LinearScorer",
     "NgramScorer",
     "Scorer",
     "WordScorer",
@@ -32,7 +33,7 @@ __all__ = [
     "refuse_same",
 ]
 
-SPECS = "words:FILE, ngram:FILE, fit:FILE, hf:DIR, hf:DIR#LABEL, detoxify:FILE"
+SPECS = "words:FILE, ngram:FILE, fit:FILE, linear:FILE, hf:DIR, hf:DIR#LABEL, detoxify:FILE"
 
 
 class Scorer(Protocol):
@@ -50,12 +51,13 @@ def load(spec: str, *, base_dir: Path | None = None) -> Scorer:
     """The scorer of a specification; a relative path starts at `base_dir` when one is given.
 
     words:FILE counts any listed word as 1; ngram:FILE is a model saved by `fit_ngram`; fit:FILE fits one on labelled JSONL;
+    linear:FILE is a linear bag-of-words model as JSON;
     hf:DIR is any text-classification directory, hf:DIR#LABEL names its toxic label; detoxify:FILE is a local checkpoint.
 
     Raises: UserError when the specification is not understood or its file cannot be used.
     """
     kind, separator, where = spec.partition(":")
-    if not separator or not where or kind not in ("words", "ngram", "fit", "hf", "detoxify"):
+    if not separator or not where or kind not in ("words", "ngram", "fit", "linear", "hf", "detoxify"):
         raise UserError(f"scorer '{spec}' is not understood. There are: {SPECS}.")
     name, _, label = where.partition("#") if kind == "hf" else (where, "", "")
     path = Path(name).expanduser()
@@ -69,6 +71,8 @@ def load(spec: str, *, base_dir: Path | None = None) -> Scorer:
         return NgramScorer.load(path)
     if kind == "fit":
         return fit_ngram_file(path)
+    if kind == "linear":
+        return LinearScorer.load(path)
     return ClassifierScorer(path, label=label or None) if kind == "hf" else CheckpointScorer(path)
 
 
@@ -432,3 +436,65 @@ class CheckpointScorer(_TorchScorer):
         super().__init__(model, tokenizer, index, independent=True)
         self.name = f"detoxify:{path.name}#{classes[index]}"
         self.identity = f"detoxify:{hash_files([path])}"
+
+
+# --------------------------------------------------------------------------- linear models from a JSON file
+
+
+class LinearScorer:
+    """A calibrated linear bag-of-words model that somebody else fitted, read from JSON without their code.
+
+    The file holds `vocabulary` (word -> column), `token_pattern`, `lowercase`, and `folds` of `coef`, `intercept`, `a`, `b`. The
+    score is the mean over folds of 1 / (1 + exp(a m + b)), with m the intercept plus the coefficients of the text's words.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Mapping[str, int],
+        folds: Sequence[tuple[Sequence[float], float, float, float]],
+        *,
+        token_pattern: str,
+        lowercase: bool,
+        identity: str,
+        name: str = "linear",
+    ) -> None:
+        self.name = name
+        self.identity = identity
+        self._vocabulary = dict(vocabulary)
+        self._folds = [(np.asarray(coef, dtype=np.float64), intercept, a, b) for coef, intercept, a, b in folds]
+        self._tokens = re.compile(token_pattern)
+        self._lowercase = lowercase
+
+    def score(self, texts: Sequence[str]) -> list[float]:
+        """The calibrated score per text; NaN for an empty one."""
+        return [self._one(text) if text.strip() else math.nan for text in texts]
+
+    def _one(self, text: str) -> float:
+        words = self._tokens.findall(text.lower() if self._lowercase else text)
+        columns = [self._vocabulary[word] for word in words if word in self._vocabulary]
+        margins = [(float(coef[columns].sum()) + intercept, a, b) for coef, intercept, a, b in self._folds]
+        return sum(_sigmoid(-(a * m + b)) for m, a, b in margins) / len(margins)
+
+    @classmethod
+    def load(cls, path: Path) -> LinearScorer:
+        """Read a model from its JSON file.
+
+        Raises: UserError when the file is something else or its parts do not fit together.
+        """
+        try:
+            raw = path.read_bytes()
+            told = json.loads(raw)
+            vocabulary = {str(word): int(column) for word, column in told["vocabulary"].items()}
+            folds = [(f["coef"], float(f["intercept"]), float(f["a"]), float(f["b"])) for f in told["folds"]]
+            numbers = [float(value) for coef, *rest in folds for value in (*coef, *rest)]
+            pattern, lowercase = str(told["token_pattern"]), bool(told["lowercase"])
+            re.compile(pattern)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, re.error) as error:
+            raise UserError(f"scorer: cannot read a linear model from {path}: {error!r}") from error
+        columns = len(folds[0][0]) if folds else 0
+        fits = all(len(coef) == columns for coef, *_ in folds) and all(0 <= c < columns for c in vocabulary.values())
+        if not fits or not columns or not all(map(math.isfinite, numbers)):
+            raise UserError(f"scorer: {path} is no whole linear model: vocabulary and coefficients do not fit together.")
+        return cls(
+            vocabulary, folds, token_pattern=pattern, lowercase=lowercase, identity="linear:" + _hash(raw), name=f"linear:{path.name}"
+        )

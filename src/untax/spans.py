@@ -18,8 +18,10 @@ from typing import Any, Protocol
 from untax.scorers import hash_files
 from untax.types import UserError
 
-__all__ = ["TYPES", "Finder", "Span", "coverage", "find", "find_all", "is_blind", "load", "sentence_starts"]
+__all__ = ["NUMERIC", "TYPES", "Finder", "Span", "coverage", "find", "find_all", "is_blind", "load", "sentence_starts"]
 
+#: types that hold a quantity or a time
+NUMERIC = ("DATE", "TIME", "MONEY", "PERCENT", "NUMBER")
 TYPES = ("PERSON", "PLACE", "ORG", "NAME", "ROLE", "DATE", "TIME", "MONEY", "PERCENT", "NUMBER")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from untax.spans import Span
 
-__all__ = ["Trigram"]
+__all__ = ["NO_SPACE_BEFORE", "Trigram"]
 
 START, END = "<s>", "</s>"
 TOKEN = re.compile(r"<[A-Z]+>|\w+(?:['’-]\w+)*|[^\w\s]")

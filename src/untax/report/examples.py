@@ -106,11 +106,7 @@ def choose(examples: Iterable[Example], limit: int) -> list[Example]:
     same = [queue for key, queue in queues.items() if key[-1] not in ("worse", "better")]
     first = _in_turn(changed, int(limit * TELLING))
     rest = _in_turn(same, limit - len(first))
-    return (
-        first
-        + rest
-        + _in_turn([queue[:] for queue in changed], limit, skip=len(first))[: limit - len(first) - len(rest)]
-    )
+    return first + rest + _in_turn(changed, limit - len(first) - len(rest), skip=len(first))
 
 
 def _in_turn(queues: Sequence[Sequence[Example]], limit: int, *, skip: int = 0) -> list[Example]:

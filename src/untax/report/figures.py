@@ -55,9 +55,13 @@ def ticks(low: float, high: float, *, about: int = 5) -> list[float]:
 
 
 def tick_text(value: float) -> str:
-    """A tick's label: no more digits than it needs, and a true minus sign."""
+    """A tick's label: no more digits than it needs, and a true minus sign. By hand: -0.00015 is "−1.5e-4"."""
     size = abs(value)
-    text = "0" if size == 0 else f"{size:.0e}".replace("e-0", "e-") if size < 1e-3 or size >= 1e5 else f"{size:g}"
+    if size == 0 or 1e-3 <= size < 1e5:
+        text = f"{size:.6g}"
+    else:
+        digits, power = f"{size:.2e}".split("e")
+        text = f"{float(digits):g}e{int(power)}"
     return ("−" if value < 0 else "") + text
 
 

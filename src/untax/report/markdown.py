@@ -21,9 +21,10 @@ def render(made: Sequence[Receipt], *, title: str, again: Sequence[tuple[str, st
         parts += [f"**{escape(_pair(receipt))}.** {escape(receipt.verdict)}", ""]
     parts += [f"> {escape(note)}" for note in notes] + ([""] if notes else [])
     against = [receipt for receipt in made if receipt.against_base] or list(made)
-    parts += ["## Beside the base", "", *_beside(against), ""]
+    parts += ["## Beside the base", "", "In brackets: the 95 % interval of the difference from the base.", ""]
+    parts += [*_beside(against), ""]
     for receipt in made:
-        parts += [f"## {escape(_pair(receipt))}", "", *_ledger(receipt), ""]
+        parts += [f"## {escape(_pair(receipt))}", "", *_ledger(receipt)]
         parts += _guards(receipt)
     parts += ["## Do it again", ""]
     parts += [f"- {escape(name)}: {escape(value)}" for name, value in again]
@@ -50,7 +51,7 @@ def _beside(against: Sequence[Receipt]) -> list[str]:
         cells = [line.name, line.better, receipts.level(line, line.base)]
         for receipt in against:
             mine = receipt.of(line.name)
-            span = f" [{receipts.amount(mine, mine.low, signed=True)}, {receipts.amount(mine, mine.high, signed=True)}]"
+            span = f" ({receipts.bare(mine, mine.low, signed=True)} to {receipts.bare(mine, mine.high, signed=True)})"
             cells.append(receipts.level(mine, mine.tuned) + ("" if math.isnan(mine.low) else span))
         rows.append(cells)
     return _table(heads, rows, right_from=2)
@@ -70,15 +71,11 @@ def _ledger(receipt: Receipt) -> list[str]:
 def _ledger_row(line: MetricResult) -> list[str]:
     turn = line.sign if line.side == "safety" else -line.sign
     ends = sorted((turn * line.low, turn * line.high))
-    span = "none" if math.isnan(line.low) else " to ".join(_number(line, end) for end in ends)
+    span = "none" if math.isnan(line.low) else " to ".join(receipts.bare(line, end) for end in ends)
     return [
         line.name, line.verdict or "", receipts.amount(line, turn * line.difference), span, receipts.amount(line, line.margin),
         p_text(line.p_holm), receipts.amount(line, line.detectable), f"{line.flips_better:,} / {line.flips_worse:,}", f"{line.n:,}",
     ]  # fmt: skip
-
-
-def _number(line: MetricResult, value: float) -> str:
-    return ("−" if value < 0 else "") + receipts.bare(line, abs(value))
 
 
 def p_text(p: float) -> str:

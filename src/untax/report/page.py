@@ -118,7 +118,7 @@ def _render(
         guards=_grouped(made),
         unknown=_unknown(made),
         panels=figures.panels(curves, colours),
-        curve_runs=[{"run": run, "colour": figures.colour_of(run, colours)} for run in curves],
+        curve_groups=_curve_groups(curves, colours),
         box=figures,
         colours=colours,
         n_examples=len(examples),
@@ -129,6 +129,15 @@ def _render(
         settings=against[0].settings,
     )
     return _clean(html)
+
+
+def _curve_groups(curves: Mapping[str, Any], colours: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The legend of the curves: one entry per system, with the number of its runs."""
+    names = {colour: name for name, colour in colours.items()}
+    counts: dict[int, int] = {}
+    for run in curves:
+        counts[figures.colour_of(run, colours)] = counts.get(figures.colour_of(run, colours), 0) + 1
+    return [{"colour": c, "name": names.get(c, "other runs"), "runs": n} for c, n in sorted(counts.items())]
 
 
 def _csp_hash(text: str) -> str:
@@ -189,8 +198,8 @@ def _table(against: Sequence[Receipt]) -> list[dict[str, Any]]:
                         {
                             "value": receipts.level(m, m.tuned),
                             "change": receipts.amount(m, m.difference, signed=True),
-                            "low": _signed(m, m.low),
-                            "high": _signed(m, m.high),
+                            "low": receipts.bare(m, m.low, signed=True),
+                            "high": receipts.bare(m, m.high, signed=True),
                             "verdict": m.verdict,
                             "why": m.why,
                         }
@@ -201,13 +210,6 @@ def _table(against: Sequence[Receipt]) -> list[dict[str, Any]]:
         if rows:
             groups.append({"heading": heading, "side": side, "rows": rows})
     return groups
-
-
-def _signed(line: MetricResult, value: float) -> str:
-    if math.isnan(value):
-        return "?"
-    sign = "+" if value > 0 else "−" if value < 0 else ""
-    return sign + receipts.bare(line, abs(value))
 
 
 @dataclass(frozen=True)
@@ -274,18 +276,12 @@ def _entry(receipt: Receipt, line: MetricResult, scale: figures.Scale, colours: 
         low=scale.place(benefit.low) if known else None,
         high=scale.place(benefit.high) if known else None,
         middle=scale.place(line.sign * line.difference) if not math.isnan(line.difference) else None,
-        amount=_plus(line, size),
-        interval=f"{_plus(line, ends[0])} to {_plus(line, ends[1])}" if known else "no interval",
+        amount=receipts.bare(line, size),
+        interval=f"{receipts.bare(line, ends[0])} to {receipts.bare(line, ends[1])}" if known else "no interval",
         line=line,
         seeds=tuple(scale.place(line.sign * s.difference) for s in line.seeds) if len(line.seeds) > 1 else (),
         details=tuple(details(line)),
     )
-
-
-def _plus(line: MetricResult, size: float) -> str:
-    if math.isnan(size):
-        return "?"
-    return ("−" if size < 0 else "") + receipts.bare(line, abs(size))
 
 
 def details(line: MetricResult) -> list[tuple[str, str]]:
@@ -369,7 +365,7 @@ def _again(made: Sequence[Receipt], environment: Mapping[str, Any], command: str
                 if label not in seen:
                     seen[label] = None
                     rows.append((label, " · ".join(parts) or "not recorded"))
-    versions = environment.get("versions") or next(
+    versions: Mapping[str, Any] = environment.get("versions") or next(
         (a["versions"] for a in first.about["base"] if a.get("versions")), {}
     )
     if versions:

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.utils import logging as hf_logging
 
 from untax import methods, models, spans
 from untax.prefix import Batch, Counts, Decoder, Pass, collate, decoder
@@ -149,7 +151,8 @@ def train(
         trainer = _Trainer(trained, settings, data, out=out, callbacks=callbacks, limit=theirs["save_total_limit"])
         start = trainer.run(label=f"{objective} seed {seed}", progress=progress)
         policy.eval()
-        models.save(policy, tokenizer, out / "model")
+        with _without_bars():
+            models.save(policy, tokenizer, out / "model")
     _write(out / "result.json", {"summary": summary, "steps": settings.max_steps})
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return TrainResult(out / "model", _read_log(out), summary, adapter is not None, start)
@@ -342,18 +345,39 @@ def _prepared(
         except (ValueError, TypeError) as error:
             raise RecipeError(f"lora: {error}") from error
     if theirs["gradient_checkpointing"]:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpoint_activations(model, True)
     try:
         if not any(p.requires_grad for p in policy.parameters()):
             raise UserError("no weight of the model can be trained: all are frozen.")
         yield policy
     finally:
         if theirs["gradient_checkpointing"]:
-            model.gradient_checkpointing_disable()
+            _checkpoint_activations(model, False)
         if adapter is not None:
             policy.unload()
         for module, p in dropouts:
             module.p = p
+
+
+def _checkpoint_activations(model: Any, on: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the name changes within our range of versions
+        if on:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        else:
+            model.gradient_checkpointing_disable()
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without the library's own progress bars: a run shows one."""
+    were_on = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            hf_logging.enable_progress_bar()
 
 
 class _Trained(nn.Module):

@@ -14,9 +14,15 @@ from untax.types import Candidate, ContrastiveRecord
 
 __all__ = ["backtranslate"]
 
-CLOSING = re.compile(r"^(?P<rest>.+?),? (?P<phrase>(?:in|on|at|near|since|during|before|after|until) [^,;:]+)(?P<end>[.!?])$")
-OPENING = re.compile(r"^(?P<phrase>(?:In|On|At|Near|Since|During|Before|After|Until) [^,;:]+), (?P<rest>.+?)(?P<end>[.!?])$")
-LIST = re.compile(r"(?P<a>\w[\w'’-]*(?: [A-Z]\w*)*), (?P<b>\w[\w'’-]*(?: [A-Z]\w*)*),? (?P<and>and|or) (?P<c>\w[\w'’-]*(?: [A-Z]\w*)*)")
+CLOSING = re.compile(
+    r"^(?P<rest>.+?),? (?P<phrase>(?:in|on|at|near|since|during|before|after|until) [^,;:]+)(?P<end>[.!?])$"
+)
+OPENING = re.compile(
+    r"^(?P<phrase>(?:In|On|At|Near|Since|During|Before|After|Until) [^,;:]+), (?P<rest>.+?)(?P<end>[.!?])$"
+)
+LIST = re.compile(
+    r"(?P<a>\w[\w'’-]*(?: [A-Z]\w*)*), (?P<b>\w[\w'’-]*(?: [A-Z]\w*)*),? (?P<and>and|or) (?P<c>\w[\w'’-]*(?: [A-Z]\w*)*)"
+)
 MOVABLE = ("PLACE", "DATE", "TIME")
 
 
@@ -53,10 +59,16 @@ def _translated(record: ContrastiveRecord, generator: Roundtrip, beams: int, see
     found = []
     for there, back in generator.pairs:
         abroad = there.ask(Request(record.reference, beams=beams, max_new_tokens=128, seed=seed))
-        home = back.ask(Request(abroad.texts[0], beams=beams, max_new_tokens=128, seed=seed)) if abroad and abroad.texts[0] else None
+        home = (
+            back.ask(Request(abroad.texts[0], beams=beams, max_new_tokens=128, seed=seed))
+            if abroad and abroad.texts[0]
+            else None
+        )
         if home is not None:
             name = f"{there.name}+{back.model.name}"
-            found.append(Candidate(home.texts[0], "backtranslate", name, edits_between(record.reference, home.texts[0])))
+            found.append(
+                Candidate(home.texts[0], "backtranslate", name, edits_between(record.reference, home.texts[0]))
+            )
     return found
 
 
@@ -116,17 +128,23 @@ def _small_first(text: str, finder: str) -> str:
     """Without the capital of the old sentence beginning, unless a name begins there."""
     first = text.split()[0]
     named = any(span.start == 0 and span.type in NAME_TYPES for span in spans.find(text, finder=finder))
-    return text if named or first == "I" or first.startswith("I'") or first[1:].lower() != first[1:] else text[0].lower() + text[1:]
+    return (
+        text
+        if named or first == "I" or first.startswith("I'") or first[1:].lower() != first[1:]
+        else text[0].lower() + text[1:]
+    )
 
 
 def _reorder(text: str, rng: random.Random) -> str:
-    """"A, B and C" in another order."""
+    """ "A, B and C" in another order."""
     found = LIST.search(text)
-    if not found or found.start() == 0 and not found["a"][0].isupper():
+    if not found or (found.start() == 0 and not found["a"][0].isupper()):
         return text
     parts = [found["a"], found["b"], found["c"]]
     # a clause ("he came, saw and left") is no list of like things: only names with names, or words with words
-    if len({part[0].isupper() for part in parts}) > 1 or any(v for part in parts for v in rules.find_verbs(f"we {part}")):
+    if len({part[0].isupper() for part in parts}) > 1 or any(
+        v for part in parts for v in rules.find_verbs(f"we {part}")
+    ):
         return text
     orders = [order for order in ([1, 0, 2], [2, 1, 0], [1, 2, 0]) if [parts[i] for i in order] != parts]
     order = rng.choice(orders) if orders else [0, 1, 2]

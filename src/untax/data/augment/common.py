@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from untax import spans
-from untax.data.trigram import Trigram
+from untax.data.augment.generators import GAP, Generator, Request
+from untax.data.trigram import NO_SPACE_BEFORE, Trigram
 from untax.spans import Span
-from untax.types import ContrastiveRecord
+from untax.types import Candidate, ContrastiveRecord
 
 __all__ = [
     "NAME_TYPES",
@@ -25,9 +26,12 @@ __all__ = [
     "edit",
     "edits_between",
     "normalise",
+    "plural",
+    "rewrites",
     "rng_for",
     "same_entity",
     "sentence_case",
+    "typed_continuation",
     "word_list",
 ]
 
@@ -208,3 +212,56 @@ def _words_after_names(tokens: Sequence[str]) -> Iterable[str]:
         name = token in ("<PERSON>", "<ORG>", "<NAME>", "<ROLE>", "and", "who")
         if name and after.isalpha() and after.islower() and after not in FUNCTION_WORDS and len(after) > 2:
             yield after
+
+
+# --------------------------------------------------------------------------- other endings of a reference
+
+
+def rewrites(
+    record: ContrastiveRecord, cuts: list[int], generator: Generator, prompt: str, request: Request, kind: str
+) -> list[Candidate]:
+    """What a model writes behind the beginning of the reference, for each place where it is cut."""
+    found = []
+    for cut in cuts:
+        kept = record.reference[:cut].rstrip()
+        asked = prompt.replace("{source}", record.source)
+        text = f"{asked} {kept}".rstrip() if generator.model.continues else f"{asked} {kept} {GAP}"
+        settings = {name: value for name, value in vars(request).items() if name not in ("text", "gap")}
+        answer = generator.ask(Request(text, gap=not generator.model.continues, **settings))
+        for rest in answer.texts if answer else ():
+            whole = _sentences(_join(kept, rest), record.reference)
+            found.append(Candidate(whole, kind, generator.name, edits_between(record.reference, whole)))
+    return found
+
+
+def _join(kept: str, rest: str) -> str:
+    return sentence_case(kept + rest if not kept or rest[:1] in NO_SPACE_BEFORE else f"{kept} {rest}")
+
+
+def _sentences(text: str, reference: str) -> str:
+    """No more sentences than the reference has: a base model does not stop by itself."""
+    ends = [m.end() for m in re.finditer(r"[.!?][\"”')]*(?=\s|$)", text)]
+    wanted = max(1, len(re.findall(r"[.!?][\"”')]*(?=\s|$)", reference)))
+    return text[: ends[min(wanted, len(ends)) - 1]] if ends else text
+
+
+def typed_continuation(
+    record: ContrastiveRecord, tokens: list[str], corpus: Corpus, finder: str, rng: random.Random
+) -> list[str]:
+    """Words of the trigram model behind `tokens`; its open places are filled from the post, or from elsewhere."""
+    long = len(Trigram.tokens(record.reference, spans.find(record.reference, finder=finder)))
+    rest = corpus.trigram.continue_from(
+        tokens, rng, longest=max(2, 2 * long - len(tokens)), shortest=max(0, long // 2 - len(tokens))
+    )
+    of_source = spans.find(record.source, finder=finder)
+    written = []
+    for token in rest:
+        if token.startswith("<") and len(token) > 2:
+            kind = token.strip("<>")
+            near = [span.text for span in of_source if span.type == kind]
+            far = corpus.entities.get(kind, ())
+            choices = near if near and (rng.random() < 0.7 or not far) else far
+            written.append(choices[rng.randrange(len(choices))] if choices else kind.lower())
+        else:
+            written.append(token)
+    return written

@@ -61,14 +61,16 @@ def _groups(found: list[Span], n_variants: int, max_masks: int, rng: random.Rand
     order = list(found)
     rng.shuffle(order)
     groups = []
-    for variant in range(min(n_variants, max(n_variants, len(order)))):
+    for variant in range(n_variants):
         size = min(1 + variant % max_masks, len(order))
         turned = order[variant % len(order) :] + order[: variant % len(order)]
         groups.append(sorted(turned[:size], key=lambda span: span.start))
     return groups
 
 
-def _from_pool(record: ContrastiveRecord, group: list[Span], corpus: Corpus, finder: str, rng: random.Random) -> Candidate | None:
+def _from_pool(
+    record: ContrastiveRecord, group: list[Span], corpus: Corpus, finder: str, rng: random.Random
+) -> Candidate | None:
     known = [s.text for text in (record.source, record.reference) for s in spans.find(text, finder=finder)]
     changes = []
     for span in group:
@@ -82,13 +84,18 @@ def _from_pool(record: ContrastiveRecord, group: list[Span], corpus: Corpus, fin
     return Candidate(text, "mask_ent", "rules", places)
 
 
-def _filled(record: ContrastiveRecord, group: list[Span], generator: Generator, rank: int, top_k: int, seed: int) -> Candidate | None:
+def _filled(
+    record: ContrastiveRecord, group: list[Span], generator: Generator, rank: int, top_k: int, seed: int
+) -> Candidate | None:
     """The masks filled by the model, each variant with the next best word."""
     masked, _ = edit(record.reference, [(span.start, span.end, MASK) for span in group])
     answer = generator.ask(Request(masked, top_k=top_k, seed=seed))
     if answer is None or len(answer.fills) != len(group) or not all(answer.fills):
         return None
     words = [fills[rank % len(fills)] for fills in answer.fills]
-    changes = [(span.start, span.end, sentence_case(word) if span.text[0].isupper() else word) for span, word in zip(group, words, strict=True)]
+    changes = [
+        (span.start, span.end, sentence_case(word) if span.text[0].isupper() else word)
+        for span, word in zip(group, words, strict=True)
+    ]
     text, places = edit(record.reference, changes)
     return Candidate(text, "mask_ent", generator.name, places)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 
 from untax import spans
 from untax.data.augment import accept, rules
-from untax.data.augment.common import FUNCTION_WORDS, NAME_TYPES, Tally, edit, rng_for, word_list
+from untax.data.augment.common import NAME_TYPES, Tally, edit, rng_for, word_list
 from untax.data.augment.generators import MASK, Generator, Request, say_wrong
 from untax.types import Candidate, ContrastiveRecord
 
-__all__ = ["head_verbs", "mask_rel"]
+__all__ = ["mask_rel"]
 
 
 def mask_rel(
@@ -41,20 +42,13 @@ def mask_rel(
     def check(candidate: Candidate) -> str:
         fills = [word for start, end in candidate.edits for word in word_list(candidate.text[start:end])]
         turned = any(accept.NEGATION.search(word) for word in fills)
-        return "" if turned or any(word not in known for word in fills) else "the new verb is known from post or reference"
+        return (
+            "" if turned or any(word not in known for word in fills) else "the new verb is known from post or reference"
+        )
 
-    return accept.negatives(record, _filled(record, generator, finder, top_k, seed, n_variants), check=check, tally=tally)[:n_variants]
-
-
-def head_verbs(text: str, *, finder: str = "rules") -> list[tuple[int, int]]:
-    """Where the verbs of a text probably stand: verbs of the table, and lower-case words right behind a name or role."""
-    names = [s for s in spans.find(text, finder=finder) if s.type in (*NAME_TYPES, "ROLE")]
-    places = {(verb.start, verb.end) for verb in rules.find_verbs(text)}
-    for name in names:
-        behind = re.match(r" (?:\w+ly )?([a-z]{3,})\b", text[name.end :])
-        if behind and behind.group(1) not in FUNCTION_WORDS:
-            places.add((name.end + behind.start(1), name.end + behind.end(1)))
-    return sorted(places)
+    return accept.negatives(
+        record, _filled(record, generator, finder, top_k, seed, n_variants), check=check, tally=tally
+    )[:n_variants]
 
 
 def _by_rules(record: ContrastiveRecord, finder: str, seed: int, n_variants: int) -> list[Candidate]:
@@ -73,23 +67,26 @@ def _by_rules(record: ContrastiveRecord, finder: str, seed: int, n_variants: int
     return [_candidate(record, change, "rules") for change in mixed[: 2 * n_variants]]
 
 
-def _filled(record: ContrastiveRecord, generator: Generator, finder: str, top_k: int, seed: int, n_variants: int) -> list[Candidate]:
+def _filled(
+    record: ContrastiveRecord, generator: Generator, finder: str, top_k: int, seed: int, n_variants: int
+) -> list[Candidate]:
     rng = rng_for(seed, "mask_rel", record)
-    places = head_verbs(record.reference, finder=finder)
+    places = rules.head_verbs(record.reference, finder=finder)
     rng.shuffle(places)
-    found = []
+    by_place: list[list[Candidate]] = []
     for start, end in places[:n_variants]:
         masked, _ = edit(record.reference, [(start, end, MASK)])
         answer = generator.ask(Request(masked, top_k=top_k, seed=seed))
-        for word in answer.fills[0] if answer and answer.fills else ():
-            if word.lower() != record.reference[start:end].lower():
-                found.append(_candidate(record, (start, end, word), generator.name))
+        words = answer.fills[0] if answer and answer.fills else ()
+        by_place.append([_candidate(record, (start, end, word), generator.name) for word in words])
     # one of each verb before the second of any
-    return sorted(found, key=lambda c: [d.edits[0][0] for d in found if d.edits[0][0] == c.edits[0][0]].index(c.edits[0][0]))
+    return [candidate for rank in zip_longest(*by_place) for candidate in rank if candidate is not None]
 
 
 def _candidate(record: ContrastiveRecord, change: tuple[int, int, str], generator: str) -> Candidate:
     text, places = edit(record.reference, [change])
     # taking a word away leaves a double space or one before a mark
     tidy = re.sub(r" +([.,;:!?])", r"\1", re.sub(r"  +", " ", text))
-    return Candidate(tidy, "mask_rel", generator, places if tidy == text else ((places[0][0], min(places[0][1], len(tidy))),))
+    return Candidate(
+        tidy, "mask_rel", generator, places if tidy == text else ((places[0][0], min(places[0][1], len(tidy))),)
+    )

@@ -7,7 +7,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["CONTRACTIONS", "SYNONYMS", "Verb", "Verbs", "find_verbs", "forms", "negated", "opposites", "swap_words"]
+from untax import spans
+from untax.data.augment.common import FUNCTION_WORDS, NAME_TYPES
+
+__all__ = [
+    "CONTRACTIONS",
+    "SYNONYMS",
+    "Verb",
+    "Verbs",
+    "find_verbs",
+    "forms",
+    "head_verbs",
+    "negated",
+    "opposites",
+    "swap_words",
+]
 
 CONTRACTIONS = tuple(
     tuple(pair.split("|"))
@@ -462,3 +476,14 @@ def negated(text: str) -> Iterator[tuple[int, int, str]]:
         before = text[max(0, verb.start - 24) : verb.start]
         if verb.tense in ("past", "present") and not PERFECT.search(before):
             yield verb.start, verb.end, f"{'did' if verb.tense == 'past' else 'does'} not {verb.base}"
+
+
+def head_verbs(text: str, *, finder: str = "rules") -> list[tuple[int, int]]:
+    """Where the verbs of a text probably stand: verbs of the table, and lower-case words right behind a name or role."""
+    names = [s for s in spans.find(text, finder=finder) if s.type in (*NAME_TYPES, "ROLE")]
+    places = {(verb.start, verb.end) for verb in find_verbs(text)}
+    for name in names:
+        behind = re.match(r" (?:\w+ly )?([a-z]{3,})\b", text[name.end :])
+        if behind and behind.group(1) not in FUNCTION_WORDS:
+            places.add((name.end + behind.start(1), name.end + behind.end(1)))
+    return sorted(places)

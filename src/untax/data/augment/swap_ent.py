@@ -42,7 +42,13 @@ def swap_ent(
     one_per_span = list({change[:2]: change for change in reversed(singles)}.values())
     rng.shuffle(one_per_span)
     rest = [change for change in singles if change not in one_per_span]
-    order: list[list[Change]] = [*exchanges[:1], *([c] for c in one_per_span[:2]), *doubles, *([c] for c in one_per_span[2:] + rest), *exchanges[1:]]
+    order: list[list[Change]] = [
+        *exchanges[:1],
+        *([c] for c in one_per_span[:2]),
+        *doubles,
+        *([c] for c in one_per_span[2:] + rest),
+        *exchanges[1:],
+    ]
     name = "rules" if finder == "rules" else f"neural:{finder}"
     proposals = []
     for changes in order[: 2 * n_variants]:
@@ -73,7 +79,9 @@ def _exchanges(reference: str, of_reference: list[Span]) -> list[list[Change]]:
     for i, one in enumerate(of_reference):
         for other in of_reference[i + 1 :]:
             if one.type == other.type and plural(one) == plural(other) and not same_entity(one.text, other.text):
-                found.append([(one.start, one.end, _at(one.start, other.text)), (other.start, other.end, _within(one, other))])
+                found.append(
+                    [(one.start, one.end, _at(one.start, other.text)), (other.start, other.end, _within(one, other))]
+                )
     return found
 
 
@@ -83,4 +91,8 @@ def _at(start: int, text: str) -> str:
 
 def _within(moved: Span, place: Span) -> str:
     """A role that began the sentence ("My boss") loses its capital in the middle."""
-    return moved.text[0].lower() + moved.text[1:] if moved.start == 0 and moved.type == "ROLE" and place.start > 0 else moved.text
+    return (
+        moved.text[0].lower() + moved.text[1:]
+        if moved.start == 0 and moved.type == "ROLE" and place.start > 0
+        else moved.text
+    )

@@ -1,0 +1,35 @@
+"""Every recipe in recipes/ is read, and runs for one step."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from untax import recipe
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((CHECKOUT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_a_recipe_is_read_and_says_what_it_is(path):
+    checked, notes = recipe.load(path)
+    assert checked.name == path.stem
+    assert checked.about
+    assert notes == []
+    assert len(recipe.systems(checked)) >= 2, "a recipe without a control shows nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_a_recipe_runs_for_one_step(path, request, tmp_path):
+    checked, _ = recipe.load(path)
+    overrides = ["seeds=[0]", "data.limit=8", "train.max_steps=1", "measure.max_items=8", "report.resamples=200"]
+    if checked.data.dir != "lab":
+        shared = request.getfixturevalue("shared")
+        overrides += [f"data.dir={shared / 'data'}", f"model.base={shared / 'models' / 'pocket-lm'}"]
+    command = [sys.executable, "-m", "untax", "run", str(path), *overrides, "--out", str(tmp_path / "run"), "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "run" / "receipt.html").is_file()

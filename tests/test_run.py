@@ -1,0 +1,157 @@
+"""The whole product on the embedded lab: one command, killed where it hurts, ends with the same receipt."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RECIPE = """
+name: small
+seeds: [0]
+data:
+  limit: 24
+  augment:
+    kinds: [reference, backtranslate, swap_ent, mask_ent, sys_lowcon, toxic]
+    scorer: fit:toxicity_train.jsonl
+    lexicon: toxic_words.txt
+    generators: {sys_lowcon: base}
+train:
+  objective: {name: contrastive, alpha: 1.0}
+  learning_rate: 3.0e-4
+  num_train_epochs: 2
+  per_device_train_batch_size: 4
+  save_steps: 2
+controls:
+  sft: {train: {objective: sft}}
+measure: {max_items: 24}
+report: {resamples: 500}
+"""
+
+
+def start(recipe: Path, out: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "untax", "run", str(recipe), "--out", str(out), "--quiet"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def killed_when(recipe: Path, out: Path, pattern: str) -> bool:
+    """Start the run and kill it without warning as soon as a file of that pattern stands in its folder."""
+    process = start(recipe, out)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(out.glob(pattern)):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return True
+        time.sleep(0.02)
+    process.communicate()
+    return False
+
+
+def finished(recipe: Path, out: Path) -> str:
+    process = start(recipe, out)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    return said
+
+
+def figures(out: Path) -> dict:
+    """The receipt without what names its folder."""
+    return json.loads((out / "receipt.json").read_text(encoding="utf-8").replace(str(out), "RUN"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "small.yaml").write_text(RECIPE, encoding="utf-8")
+    said = finished(folder / "small.yaml", folder / "run")
+    return folder, said
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_a_receipt_and_its_path(whole):
+    folder, said = whole
+    run = folder / "run"
+    assert said.strip().splitlines()[-1] == f"Receipt: {run / 'receipt.html'}"
+    for name in ("recipe.resolved.yaml", "environment.json", "log.jsonl", "receipt.json", "receipt.md", "receipt.html"):
+        assert (run / name).stat().st_size > 0, name
+    systems = {path.name for path in (run / "scores").iterdir()}
+    assert systems == {"base", "contrastive-seed0", "sft-seed0"}
+    assert "toxicity" in said
+    assert "faithfulness" in said
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_repeated(whole):
+    folder, _ = whole
+    weights = folder / "run" / "models" / "sft-seed0" / "model" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    finished(folder / "small.yaml", folder / "run")
+    assert weights.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_killed_in_augmentation_training_and_measuring_the_receipt_is_the_same(whole, tmp_path):
+    folder, _ = whole
+    out = tmp_path / "run"
+    # a journal of half-made records; a checkpoint of an unfinished training; the first answers of a tuned model
+    for pattern in ("data/augmented*journal*", "models/contrastive-seed0/checkpoint-*/complete", "scores/contrastive-seed0/cache/*.json"):
+        assert killed_when(folder / "small.yaml", out, pattern), f"the run was over before {pattern} was seen"
+        assert not (out / "receipt.html").exists()
+    finished(folder / "small.yaml", out)
+    assert figures(out) == figures(folder / "run")
+
+
+@pytest.mark.slow
+def test_another_recipe_does_not_overwrite_a_run(whole, tmp_path):
+    folder, _ = whole
+    other = tmp_path / "other.yaml"
+    other.write_text(RECIPE.replace("limit: 24", "limit: 12"), encoding="utf-8")
+    process = start(other, folder / "run")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "another recipe" in said
+
+
+@pytest.mark.slow
+def test_measure_compares_two_models(whole, tmp_path):
+    folder, _ = whole
+    tuned = folder / "run" / "models" / "sft-seed0" / "model"
+    command = [sys.executable, "-m", "untax", "measure", "lab", str(tuned), "--max-items", "24", "-o", str(tmp_path / "m"), "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1].endswith("receipt.html")
+
+
+def test_augment_writes_records_and_prints_the_table(tmp_path):
+    command = [sys.executable, "-m", "untax", "lab", "write", str(tmp_path / "lab")]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    out = tmp_path / "out.jsonl"
+    command = [sys.executable, "-m", "untax", "augment", str(tmp_path / "lab" / "train.jsonl"), "-o", str(out), "--limit", "20", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "swap_ent" in done.stdout
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 20
+    assert all(row["positives"][0]["kind"] == "reference" for row in rows)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["measure", "lab", "/nowhere/model"],
+        ["measure", "lab", "lab", "--data", "/nowhere"],
+        ["measure", "lab", "lab", "--suite", "labb"],
+        ["augment", "/nowhere.jsonl", "-o", "/tmp/never.jsonl"],
+        ["run", "/nowhere.yaml"],
+    ],
+)
+def test_what_is_not_there_is_said_plainly(arguments, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "untax", *arguments], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode in (1, 3)
+    assert done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
