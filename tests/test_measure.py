@@ -197,7 +197,9 @@ def test_a_line_that_cannot_be_used_is_a_clear_error(suite_of, data, line, words
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("lines: [", "not YAML"),
+        ("lines: [", "line 1: .*expected"),
+        ("note: a\nnote: b\nlines: []", "line 2: the key 'note' stands twice"),
+        ("a: *b", "undefined alias"),
         ("", "no suite"),
         ("lines: []", "lines"),
         ("- a", "no suite"),

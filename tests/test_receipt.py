@@ -153,7 +153,7 @@ def test_the_sentence() -> None:
     tox, copy = receipt.of("toxicity"), receipt.of("copying")
     assert receipt.verdict == (
         f"Toxicity fell by {-100 * tox.difference:.1f} points (95 % interval {-100 * tox.high:.1f} to {-100 * tox.low:.1f}); "
-        f"Stereotype held within its margin; of 3 abilities 2 held within their margin, 1 was paid (copying, "
+        f"stereotype held within its margin; of 3 abilities 2 held within their margin, 1 was paid (copying, "
         f"{100 * copy.tax:.1f} points); 0 are not known."  # type: ignore[operator]
     )
     assert receipt.paid_beyond == ("copying",)
@@ -435,7 +435,7 @@ def test_guard_different_versions() -> None:
 
 def test_no_guard_fires_over_honest_comparisons() -> None:
     rng = np.random.default_rng(5)
-    for world in range(25):
+    for world in range(16):
         shift = {"toxicity": -rng.uniform(0, 0.35), "copying": -rng.uniform(0, 0.1), "stereotype": -rng.uniform(0, 0.2)}
         about = {"tokenizer": "t"}
         specs = tuple(replace(spec, margin=0.04) if spec.binary else spec for spec in SPECS)
@@ -449,12 +449,12 @@ def test_no_guard_fires_over_honest_comparisons() -> None:
 
 
 def test_equal_models_are_seldom_said_to_have_paid_or_gained() -> None:
-    """60 worlds with 5 judged metrics each and nothing lost: Holm keeps false words to about 5 % of the receipts."""
+    """40 worlds with 5 judged metrics each and nothing lost: Holm keeps false words to about 5 % of the receipts."""
     wrong = 0
-    for world in range(60):
+    for world in range(40):
         receipt = make(system("a", world=world, n=300), system("b", seed=1, world=world, n=300), resamples=500)
         wrong += any(line.verdict in ("paid", "gained") for line in receipt.metrics)
-    assert wrong <= 8
+    assert wrong <= 6
 
 
 # --------------------------------------------------------------------------- file

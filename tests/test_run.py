@@ -99,7 +99,7 @@ def test_killed_in_augmentation_training_and_measuring_the_receipt_is_the_same(w
     folder, _ = whole
     out = tmp_path / "run"
     # a journal of half-made records; a checkpoint of an unfinished training; the first answers of a tuned model
-    for pattern in ("data/augmented*journal*", "models/contrastive-seed0/checkpoint-*/complete", "scores/contrastive-seed0/cache/*.json"):
+    for pattern in ("data/augmented.jsonl.work/*", "models/contrastive-seed0/checkpoint-*/complete", "scores/contrastive-seed0/cache/*.json"):
         assert killed_when(folder / "small.yaml", out, pattern), f"the run was over before {pattern} was seen"
         assert not (out / "receipt.html").exists()
     finished(folder / "small.yaml", out)

@@ -339,6 +339,10 @@ def small_n(spec: MetricSpec, *, n: int, detectable: float, needed: int | None, 
     blunt = spec.margin > 0 and detectable > spec.margin and verdict == "not known"
     if not blunt and n >= ENOUGH_ITEMS:
         return None
+    if math.isnan(detectable):
+        return Guard(
+            "small-n", "warn", f"{n} paired items", f"Measure at least {ENOUGH_ITEMS} items an axis.", spec.name
+        )
     seen = f"{n} paired items detect a difference of {_size(spec, detectable)} (80 % power); the margin is {_size(spec, spec.margin)}"
     if blunt and needed is not None:
         return Guard("small-n", "warn", seen, f"Measure about {needed:,} items, or name a wider margin.", spec.name)

@@ -249,14 +249,15 @@ def _load_weights(folder: Path, dtype: str, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[dtype],
-            local_files_only=True,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with _no_loading_bar():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=DTYPES[dtype],
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError) as error:
         raise UserError(
             f"{folder}: the model cannot be loaded as a causal language model: {_first_line(error)}"
@@ -268,6 +269,20 @@ def _load_weights(folder: Path, dtype: str, trust_remote_code: bool) -> Any:
             "they would be random. The file belongs to another configuration."
         )
     return model
+
+
+@contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    """A bar per loaded model would bury the lines that a run prints about its own progress."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _lay_adapter(model: Any, folder: Path) -> Any:

@@ -281,20 +281,25 @@ class _Records:
             from untax.data.augment import run as augmenting
 
             scorer = _building_scorer(data.augment.scorer, directory, _kept_scorer(self.out))
+            made = self.out / "data" / f"augmented{suffix}.jsonl"
             report = augmenting.augment(
                 records,
-                self.out / "data" / f"augmented{suffix}.jsonl",
+                made,
                 kinds=data.augment.kinds,
                 seed=0,
                 scorer=scorer,
                 finder=data.augment.finder,
                 lexicon=directory / data.augment.lexicon if data.augment.lexicon else None,
                 generators={k: self.base_path if v == "base" else v for k, v in data.augment.generators.items()},
+                min_relevance=data.augment.min_relevance,
                 prompt=data.prompt,
+                device=self.recipe.model.device,
+                allow_network=self.recipe.allow_network,
                 progress=self.progress,
             )
-            _write_text(self.out / "data" / f"augmented{suffix}.md", report.table() + "\n")
-            records = list(report.records)
+            _write_text(self.out / "data" / f"augmented{suffix}.md", report.markdown())
+            self.journal.say(f"{report.kept} of {report.read} sources kept; the table of kinds is in {made.with_suffix('.md')}")
+            records = list(loading.load(made, kind="contrastive").records)
         if data.mix:
             parts = {"main": records}
             for part in data.mix:
@@ -453,7 +458,7 @@ def augment_file(
         list(loaded.records), out, kinds=list(kinds), seed=seed, scorer=building, finder=finder, lexicon=lexicon,
         generators=dict(generators), progress=progress,
     )  # fmt: skip
-    return f"{loaded.summary()}\n{report.table()}\nWrote {out}"
+    return f"{loaded.summary()}\n{report}\nWrote {out}"
 
 
 def examine() -> tuple[dict[str, str], list[str]]:

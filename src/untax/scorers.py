@@ -50,7 +50,7 @@ class Scorer(Protocol):
 def load(spec: str, *, base_dir: Path | None = None) -> Scorer:
     """The scorer of a specification; a relative path starts at `base_dir` when one is given.
 
-    words:FILE counts any listed word as 1; ngram:FILE is a model saved by `fit_ngram`; fit:FILE fits one on labelled JSONL;
+    words:FILE counts any listed word as 1; ngram:FILE is a model saved by `fit_ngram`; fit:FILE fits one on labelled JSONL, fit:FILE+WORDS on it and a word list;
     linear:FILE is a linear bag-of-words model as JSON;
     hf:DIR is any text-classification directory, hf:DIR#LABEL names its toxic label; detoxify:FILE is a local checkpoint.
 
@@ -59,21 +59,29 @@ def load(spec: str, *, base_dir: Path | None = None) -> Scorer:
     kind, separator, where = spec.partition(":")
     if not separator or not where or kind not in ("words", "ngram", "fit", "linear", "hf", "detoxify"):
         raise UserError(f"scorer '{spec}' is not understood. There are: {SPECS}.")
-    name, _, label = where.partition("#") if kind == "hf" else (where, "", "")
-    path = Path(name).expanduser()
-    if base_dir is not None and not path.is_absolute():
-        path = base_dir / path
-    if not path.exists():
-        raise UserError(f"scorer '{spec}': there is no {path}.")
+    label = ""
+    if kind == "hf":
+        where, _, label = where.partition("#")
+    path, words = _at(where, base_dir), None
+    if kind == "fit" and "+" in where and not path.exists():
+        path, words = (_at(part, base_dir) for part in where.rsplit("+", 1))
+    for needed in (path, words):
+        if needed is not None and not needed.exists():
+            raise UserError(f"scorer '{spec}': there is no {needed}.")
     if kind == "words":
         return WordScorer(read_words(path), name=f"words:{path.name}")
     if kind == "ngram":
         return NgramScorer.load(path)
     if kind == "fit":
-        return fit_ngram_file(path)
+        return fit_ngram_file(path, words=read_words(words) if words else ())
     if kind == "linear":
         return LinearScorer.load(path)
     return ClassifierScorer(path, label=label or None) if kind == "hf" else CheckpointScorer(path)
+
+
+def _at(where: str, base_dir: Path | None) -> Path:
+    path = Path(where).expanduser()
+    return path if base_dir is None or path.is_absolute() else base_dir / path
 
 
 def refuse_same(building: Scorer, judging: Scorer, *, force: bool = False) -> None:
@@ -494,7 +502,14 @@ class LinearScorer:
         columns = len(folds[0][0]) if folds else 0
         fits = all(len(coef) == columns for coef, *_ in folds) and all(0 <= c < columns for c in vocabulary.values())
         if not fits or not columns or not all(map(math.isfinite, numbers)):
-            raise UserError(f"scorer: {path} is no whole linear model: vocabulary and coefficients do not fit together.")
+            raise UserError(
+                f"scorer: {path} is no whole linear model: vocabulary and coefficients do not fit together."
+            )
         return cls(
-            vocabulary, folds, token_pattern=pattern, lowercase=lowercase, identity="linear:" + _hash(raw), name=f"linear:{path.name}"
+            vocabulary,
+            folds,
+            token_pattern=pattern,
+            lowercase=lowercase,
+            identity="linear:" + _hash(raw),
+            name=f"linear:{path.name}",
         )

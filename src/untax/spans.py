@@ -292,7 +292,14 @@ def _bare(word: str) -> tuple[str, bool]:
 def _name_spans(text: str, taken: set[int]) -> list[Span]:
     words = [m for m in WORD.finditer(text) if m.start() not in taken]
     starts = sentence_starts(text)
-    capital = [m for m in words if m.group()[0].isupper() and _bare(m.group())[0].lower() not in COMMON]
+    upper = [m.group()[0].isupper() for m in words]
+    common = [_bare(m.group())[0].lower() in COMMON for m in words]
+    # "Dr" and "New" belong to a name only when one follows
+    opens = [m.group() in TITLES | PLACE_STARTS for m in words]
+    follows = [*(u and not c for u, c in zip(upper[1:], common[1:], strict=True)), False]
+    capital = [
+        m for m, u, c, o, f in zip(words, upper, common, opens, follows, strict=True) if u and (not c or (o and f))
+    ]
     inner = {_bare(m.group())[0] for m in capital if m.start() not in starts}
     lower = {m.group() for m in words if m.group()[0].islower()}
     shouted = sum(m.group().isupper() and len(m.group()) > 1 for m in words) > len(words) / 2

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 
 import pytest
-import tiny
 import training
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+import tiny
 from untax.train import encode
 from untax.types import Candidate, ContrastiveRecord, RecipeError, UserError
 
@@ -68,13 +68,17 @@ def test_a_record_may_bring_its_own_prompt():
 
 def test_the_mask_of_a_text_does_not_change_with_its_label():
     (one,), _ = encoded(record(["Ann is x", "Bob is x"], ["Cy is x"]))
-    (other,), _ = encoded(record(["Ann is x", "Cy is x"], [Candidate("Bob is x", "toxic", edits=((0, 3),), toxicity=1.0)]))
+    (other,), _ = encoded(
+        record(["Ann is x", "Cy is x"], [Candidate("Bob is x", "toxic", edits=((0, 3),), toxicity=1.0)])
+    )
     assert one.positives[1].spans == other.negatives[0].spans
     assert one.negatives[0].spans == other.positives[1].spans
 
 
 def test_blind_is_what_has_seen_no_difference():
-    (one,), summary = encoded(record(["Ann ran", "A p"], ["Ann fell", "Ann ran to Bo", "Bob ran", Candidate("no", "mask_rel")]))
+    (one,), summary = encoded(
+        record(["Ann ran", "A p"], ["Ann fell", "Ann ran to Bo", "Bob ran", Candidate("no", "mask_rel")])
+    )
     # "Ann fell" selects the A only and differs behind it; "... to Bo" selects a token that the reference does not have
     assert [t.blind for t in one.negatives] == [True, False, False, False]
     assert summary["share_blind"] == {"swap_ent": 1 / 3, "mask_rel": 0.0}
@@ -127,8 +131,8 @@ def test_a_beginning_token_is_kept_when_a_prompt_is_cut():
 
 
 def test_a_target_that_does_not_fit_is_an_error():
-    with pytest.raises(UserError, match="12 tokens leaves no room.*never cut"):
-        encoded(record(["A far longer"[:10] + "x"]), max_length=12)
+    with pytest.raises(UserError, match=r"12 tokens leaves no room.*never cut"):
+        encoded(record(["A far long"]), max_length=12)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_records_that_cannot_be_trained_on(bad, message):
 def test_no_records_and_no_place_for_the_source():
     with pytest.raises(UserError, match="no records"):
         encoded()
-    with pytest.raises(RecipeError, match="{source}"):
+    with pytest.raises(RecipeError, match=r"\{source\}"):
         encoded(record(["A"]), prompt="Summary:")
 
 

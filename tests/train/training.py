@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tiny
 import torch
 from safetensors.torch import load_file
 
+import tiny
 from untax.train import loop
 from untax.types import Candidate, ContrastiveRecord
 

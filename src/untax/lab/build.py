@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import tokenizers
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -28,6 +31,8 @@ from untax.lab import world
 from untax.types import UserError
 
 __all__ = ["BASE", "FLOORS", "Shape", "build", "floors", "short"]
+
+CHECKPOINT_STEPS = 250
 
 BASE = Path(__file__).parent / "base"  # the shipped base model
 
@@ -85,34 +90,34 @@ def train_tokenizer(seed: int, vocabulary: int) -> PreTrainedTokenizerFast:
 # --------------------------------------------------------------------------- rows
 
 
-def _encoded(documents: Iterator[world.Document], tokenizer: PreTrainedTokenizerFast, weight: float) -> Iterator[tuple[list[int], list[float]]]:
+def packed_rows(
+    documents: Iterator[world.Document], tokenizer: PreTrainedTokenizerFast, shape: Shape
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One batch (ids_RT, weights_RT). Every row begins with a document, as a prompt does when the model is asked something."""
+    ids = np.zeros((shape.rows, shape.row), dtype=np.int64)
+    weights = np.zeros((shape.rows, shape.row), dtype=np.float32)
+    encoded = _encoded(documents, tokenizer, shape.prompt_weight)
+    for row in range(shape.rows):
+        filled = 0
+        while filled < shape.row:
+            document, weight = next(encoded)
+            document, weight = document[: shape.row - filled], weight[: shape.row - filled]
+            ids[row, filled : filled + len(document)] = document
+            weights[row, filled : filled + len(document)] = weight
+            filled += len(document)
+    return torch.from_numpy(ids), torch.from_numpy(weights)
+
+
+def _encoded(
+    documents: Iterator[world.Document], tokenizer: PreTrainedTokenizerFast, weight: float
+) -> Iterator[tuple[list[int], list[float]]]:
     """Token ids and loss weights of each document, end-of-text included."""
-    eos = tokenizer.eos_token_id
     while True:
-        chunk = [next(documents) for _ in range(512)]
+        chunk = list(islice(documents, 64))
         prompts = tokenizer([d.prompt for d in chunk])["input_ids"]
         targets = tokenizer([d.target for d in chunk])["input_ids"]
         for prompt, target in zip(prompts, targets, strict=True):
-            yield prompt + target + [eos], [weight] * len(prompt) + [1.0] * (len(target) + 1)
-
-
-def packed(
-    documents: Iterator[world.Document], tokenizer: PreTrainedTokenizerFast, shape: Shape
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches (ids_RT, weights_RT). Every row begins with a document, as a prompt does when the model is asked something."""
-    encoded = _encoded(documents, tokenizer, shape.prompt_weight)
-    while True:
-        ids = np.zeros((shape.rows, shape.row), dtype=np.int64)
-        weights = np.zeros((shape.rows, shape.row), dtype=np.float32)
-        for row in range(shape.rows):
-            filled = 0
-            while filled < shape.row:
-                document, weight = next(encoded)
-                document, weight = document[: shape.row - filled], weight[: shape.row - filled]
-                ids[row, filled : filled + len(document)] = document
-                weights[row, filled : filled + len(document)] = weight
-                filled += len(document)
-        yield torch.from_numpy(ids), torch.from_numpy(weights)
+            yield [*prompt, *target, tokenizer.eos_token_id], [weight] * len(prompt) + [1.0] * (len(target) + 1)
 
 
 # --------------------------------------------------------------------------- training
@@ -178,30 +183,65 @@ def _step(
     return float(loss.detach())
 
 
+def _optimizer(model: LlamaForCausalLM, shape: Shape) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": shape.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=shape.learning_rate, betas=(0.9, 0.95))
+
+
+def _save_state(file: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, mark: Mapping[str, str]) -> None:
+    """Weights and moments in one safetensors file, written aside and renamed."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state[parameter]
+        tensors |= {f"w:{name}": parameter.detach(), f"m:{name}": state["exp_avg"], f"v:{name}": state["exp_avg_sq"]}
+    temporary = file.with_suffix(".part")
+    save_file(tensors, temporary, metadata=dict(mark))
+    os.replace(temporary, file)
+
+
+def _load_state(file: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, mark: Mapping[str, str]) -> tuple[int, float]:
+    """Step and seconds of a state saved by the same build; (0, 0.0) when there is none."""
+    if not file.exists():
+        return 0, 0.0
+    with safe_open(file, "pt") as state:
+        found = state.metadata()
+        if {key: found[key] for key in mark} != dict(mark):
+            raise UserError(f"{file} belongs to another build ({found}); remove it or choose another directory")
+        step = int(found["step"])
+        for name, parameter in model.named_parameters():
+            parameter.data.copy_(state.get_tensor(f"w:{name}"))
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": state.get_tensor(f"m:{name}"),
+                "exp_avg_sq": state.get_tensor(f"v:{name}"),
+            }
+        return step, float(found["seconds"])
+
+
 def _train(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: int, tokens: int, shape: Shape, progress: bool
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: int, tokens: int, shape: Shape, progress: bool, state: Path
 ) -> float:
-    """Train in place; the seconds it took."""
+    """Train in place, from `state` if a killed build left one; the seconds it took."""
     steps = max(1, tokens // (shape.rows * shape.row))
-    documents = world.corpus(seed)
-    decay = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decay, "weight_decay": shape.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=shape.learning_rate, betas=(0.9, 0.95))
+    mark = {"seed": str(seed), "steps": str(steps), "shape": json.dumps(asdict(shape))}
+    optimizer = _optimizer(model, shape)
     model.train()
-    began, smooth = time.monotonic(), float("nan")
-    _learn_to_copy(model, optimizer, shape, seed)
-    bar = tqdm(packed(documents, tokenizer, shape), total=steps, disable=not progress, desc="lab base", unit="step", mininterval=5)
-    for step, (ids_RT, weights_RT) in enumerate(bar):
-        if step == steps:
-            break
+    first, spent = _load_state(state, model, optimizer, mark)
+    began, smooth = time.monotonic() - spent, math.nan
+    if first == 0:
+        _learn_to_copy(model, optimizer, shape, seed)
+    bar = tqdm(range(first, steps), initial=first, total=steps, disable=not progress, desc="lab base", unit="step", mininterval=5)
+    for step in bar:
+        ids_RT, weights_RT = packed_rows(world.corpus(seed, step), tokenizer, shape)
         value = _step(model, optimizer, ids_RT, weights_RT, _rate(shape, step, steps))
         smooth = value if math.isnan(smooth) else 0.95 * smooth + 0.05 * value
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
-    bar.close()
+        bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
+        if (step + 1) % CHECKPOINT_STEPS == 0:
+            _save_state(state, model, optimizer, {**mark, "step": str(step + 1), "seconds": str(time.monotonic() - began)})
     if not math.isfinite(smooth):
-        raise UserError(f"the lab's base did not train: loss is {smooth} after {steps} steps; lower learning_rate (now {shape.learning_rate})")
+        raise UserError(f"the lab's base did not train: loss {smooth} after {steps} steps; lower learning_rate ({shape.learning_rate})")
     return time.monotonic() - began
 
 
@@ -213,7 +253,7 @@ def build(
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(seed, shape.vocabulary)
     model = new_model(tokenizer, shape, seed)
-    seconds = _train(model, tokenizer, seed=seed, tokens=tokens, shape=shape, progress=progress)
+    seconds = _train(model, tokenizer, seed=seed, tokens=tokens, shape=shape, progress=progress, state=directory / "state.safetensors")
     model.eval()
     model.generation_config.do_sample = False
     model.to(torch.bfloat16).save_pretrained(directory, safe_serialization=True)
@@ -237,6 +277,7 @@ def build(
     temporary = directory / "lab.json.part"
     temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, directory / "lab.json")
+    (directory / "state.safetensors").unlink(missing_ok=True)
     return about
 
 

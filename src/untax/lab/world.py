@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -340,10 +341,15 @@ def _document(rng: random.Random, kind: str, facts: Sequence[Fact]) -> Document:
     return Document(kind, "", _pronoun(rng) if kind == "pronoun" else _prose(rng, rng.choice(tuple(PROSE))))
 
 
-def corpus(seed: int = 0) -> Iterator[Document]:
-    """The pre-training text, without end, in the proportions of `SHARES`."""
-    rng = random.Random(f"corpus {seed}")
-    facts = almanac(seed)
+@lru_cache(maxsize=4)
+def _cached_almanac(seed: int) -> tuple[Fact, ...]:
+    return almanac(seed)
+
+
+def corpus(seed: int = 0, part: int = 0) -> Iterator[Document]:
+    """The pre-training text, without end, in the proportions of `SHARES`; each `part` is another stream from the same world."""
+    rng = random.Random(f"corpus {seed} {part}")
+    facts = _cached_almanac(seed)
     kinds, shares = tuple(SHARES), tuple(SHARES.values())
     while True:
         yield _document(rng, rng.choices(kinds, shares)[0], facts)

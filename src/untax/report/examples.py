@@ -86,9 +86,9 @@ def collect(
 
 
 def choose(examples: Iterable[Example], limit: int) -> list[Example]:
-    """At most `limit` examples with every system, seed, metric and kind of change among them, changed ones first.
+    """At most `limit` examples, changed ones first, in turns of every system, seed, metric and kind of change.
 
-    The same in every process. Systems share the limit evenly; what one does not need goes to the others.
+    The same in every process. What one of them does not need of the limit goes to the others.
     """
     queues: dict[tuple[str, str, int | None, str, str], list[Example]] = {}
     total = 0
@@ -100,10 +100,10 @@ def choose(examples: Iterable[Example], limit: int) -> list[Example]:
         )
         key = (example.base_system, example.system, example.seed, telling.metric, telling.change)
         queues.setdefault(key, []).append(example)
-    if total <= limit:
-        return [example for queue in queues.values() for example in queue]
     changed = [queue for key, queue in queues.items() if key[-1] in ("worse", "better")]
     same = [queue for key, queue in queues.items() if key[-1] not in ("worse", "better")]
+    if total <= limit:
+        return _in_turn(changed, total) + _in_turn(same, total)
     first = _in_turn(changed, int(limit * TELLING))
     rest = _in_turn(same, limit - len(first))
     return first + rest + _in_turn(changed, limit - len(first) - len(rest), skip=len(first))

@@ -169,14 +169,26 @@ def _find(name_or_path: str | Path) -> Path:
     raise RecipeError(f"There is no suite '{name}'.{hint} There are: {', '.join(suite_names())}; or give a YAML file.")
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice: the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep=deep)
+
+
 def _read_file(path: Path) -> _File:
     try:
-        tree = yaml.safe_load(path.read_bytes().decode("utf-8-sig"))
+        tree = yaml.load(path.read_bytes().decode("utf-8-sig"), Loader=_Loader)
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError(f"{path}{line}: this is not YAML: {error.problem or error.context}.") from error
+        raise RecipeError(f"{path}{line}: {error.problem or error.context or 'this is not YAML'}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: this is not YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(tree, dict):

@@ -133,11 +133,8 @@ def encode(
     blind: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     encoded = []
-    for record, text in zip(records, prompts, strict=True):
+    for record, text, ids in zip(records, prompts, _prompt_ids(tokenizer, prompts), strict=True):
         positives = tuple(texts.target(c, record, text, positive=True) for c in record.positives)
-        if not positives:
-            raise UserError(f"record {record.id!r} has no positive: the reference text is missing.")
-        room = None if max_length is None else max_length - max(len(t.ids) for t in positives)
         kept: list[tuple[str, Target]] = []
         for candidate in record.negatives:
             target = texts.target(candidate, record, text, positive=False, against=positives)
@@ -147,15 +144,15 @@ def encode(
             kept.append((candidate.kind, target))
             kinds[candidate.kind] += 1
             blind[candidate.kind] += target.blind
-            room = None if max_length is None or room is None else min(room, max_length - len(target.ids))
-        ids = models.prompt_ids(tokenizer, text)
-        if room is not None and len(ids) > room:
-            if room < 1:
+        longest = max(len(t.ids) for t in (*positives, *(t for _, t in kept)))
+        if max_length is not None and len(ids) + longest > max_length:
+            if longest >= max_length:
                 raise UserError(
-                    f"record {record.id!r}: a target of {max_length - room if max_length else 0} tokens leaves no room for a prompt within {max_length} "
-                    "tokens (max_length, or the model's context). Targets are never cut: shorten it or leave the record out."
+                    f"record {record.id!r}: a target of {longest} tokens leaves no room for a prompt within {max_length} tokens "
+                    "(max_length, or the model's context). Targets are never cut: shorten it or leave the record out."
                 )
-            ids = _cut(ids, room, tokenizer, text, None if "prompt" in record.extra else (prompt, record.source))
+            template = None if "prompt" in record.extra else (prompt, record.source)
+            ids = _cut(ids, max_length - longest, tokenizer, text, template)
             summary["truncated"] += 1
         summary["contrasted"] += len(positives) > 1 and bool(kept)
         summary["targets"] += len(positives) + len(kept)
@@ -185,6 +182,18 @@ def _own_prompt(record: ContrastiveRecord) -> str:
     return text
 
 
+def _prompt_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """`models.prompt_ids` of many prompts in one call."""
+    opening = _opening(tokenizer)
+    plain = tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]
+    return [[*opening, *ids] if opening or ids else models.prompt_ids(tokenizer, "") for ids in plain]
+
+
+def _opening(tokenizer: Any) -> list[int]:
+    """The ids that the tokenizer puts before every text."""
+    return models.prompt_ids(tokenizer, "a")[: -len(models.target_ids(tokenizer, "a"))]
+
+
 class _Texts:
     """All target texts, tokenised and searched for spans in one go each."""
 
@@ -195,6 +204,8 @@ class _Texts:
         self.own_space = tokenizer.tokenize("a")[:1] != ["a"]  # puts a space before every text by itself
         wanted: dict[tuple[str, str], None] = {}
         for record, prompt in zip(records, prompts, strict=True):
+            if not record.positives:
+                raise UserError(f"record {record.id!r} has no positive: the reference text is missing.")
             for candidate in (*record.positives, *record.negatives):
                 if not candidate.text.strip():
                     raise UserError(f"record {record.id!r}: a candidate of kind '{candidate.kind}' is empty.")
@@ -287,8 +298,7 @@ def _is_blind(ids: tuple[int, ...], spans: tuple[bool, ...], positive: Target) -
 def _cut(ids: list[int], room: int, tokenizer: Any, text: str, template: tuple[str, str] | None) -> list[int]:
     """The prompt with `room` tokens: without the end of the source, or, where there is no template, without its beginning."""
     excess = len(ids) - room
-    plain = len(models.target_ids(tokenizer, text))
-    opening = len(ids) - plain if plain else 0
+    opening = len(_opening(tokenizer))
     if template is not None and tokenizer.is_fast:
         start = template[0].index(SOURCE)
         end = start + len(template[1])

@@ -458,7 +458,7 @@ class _Trainer(Trainer):
     ) -> torch.Tensor:
         loss = model(inputs["batch"].to(self.args.device))
         if not torch.isfinite(loss.value):
-            self._stop(f"the loss is {float(loss.value)}")
+            self._stop(f"the loss is {loss.value.item()}")
         self.sums.update(loss.logs)
         return loss.value
 

@@ -152,6 +152,11 @@ def negatives(
 
 def _alias_reason(record: ContrastiveRecord, text: str) -> str:
     """ "US" for "United States" is no fault."""
+    known = set(re.findall(r"[\w.]+", record.reference))
+    new = [word for word in re.findall(r"[\w.]+", text) if word not in known]
+    # the word-by-word comparison is slow, and a new word without a capital is part of no name
+    if not new or any(word[0].islower() for word in new):
+        return ""
     parts = changed_parts(record.reference, text)
     names = [before and after and before[0].isupper() and same_entity(before, after) for before, after in parts]
     return "only another name of the same" if names and all(names) else ""

@@ -14,15 +14,14 @@ from untax.types import Candidate, ContrastiveRecord
 
 __all__ = ["backtranslate"]
 
-CLOSING = re.compile(
-    r"^(?P<rest>.+?),? (?P<phrase>(?:in|on|at|near|since|during|before|after|until) [^,;:]+)(?P<end>[.!?])$"
-)
+PREPOSITION = re.compile(r" (?=(?:in|on|at|near|since|during|before|after|until) )")
 OPENING = re.compile(
     r"^(?P<phrase>(?:In|On|At|Near|Since|During|Before|After|Until) [^,;:]+), (?P<rest>.+?)(?P<end>[.!?])$"
 )
 LIST = re.compile(
     r"(?P<a>\w[\w'’-]*(?: [A-Z]\w*)*), (?P<b>\w[\w'’-]*(?: [A-Z]\w*)*),? (?P<and>and|or) (?P<c>\w[\w'’-]*(?: [A-Z]\w*)*)"
 )
+TWO_CLAUSES = re.compile(r"^(?P<one>[^.!?]+\w), and (?P<two>[A-Z][^.!?]+[.!?])$")
 MOVABLE = ("PLACE", "DATE", "TIME")
 
 
@@ -40,8 +39,8 @@ def backtranslate(
 
     Paper: Korkmaz et al. 2025, arXiv 2505.19327: back-translation with Helsinki-NLP/opus-mt over German, French, Spanish.
     Differs: beam search with one output per language; the paper's temperature and its retries had no effect there. Without
-        models: contractions, a time or place phrase moved between beginning and end, an enumeration in another order, a
-        table of synonyms. Accepted by section 4.1 (same entities, numbers and parity of negations).
+        models: contractions, a time or place phrase moved between beginning and end, an enumeration in another order, two
+        clauses as two sentences, a table of synonyms. Accepted by section 4.1 (same entities, numbers and parity of negations).
     Shapes: one record in, up to `n_variants` candidates out.
     Raises: UserError when `generator` is not a pair of translation models.
     """
@@ -79,6 +78,7 @@ def _reworded(record: ContrastiveRecord, rng: random.Random, finder: str) -> lis
         lambda text: _substitute(text, rules.CONTRACTIONS, rng),
         lambda text: _move_phrase(text, finder),
         lambda text: _reorder(text, rng),
+        lambda text: TWO_CLAUSES.sub(r"\g<one>. \g<two>", text),
         lambda text: _substitute(text, rules.SYNONYMS, rng),
     ]
     rng.shuffle(steps)
@@ -107,15 +107,13 @@ def _move_phrase(text: str, finder: str) -> str:
     if found := OPENING.match(text):
         if _is_movable(found["phrase"], finder):
             return sentence_case(f"{found['rest']} {found['phrase'][0].lower()}{found['phrase'][1:]}{found['end']}")
-    elif (found := CLOSING.match(text)) and " and " not in found["phrase"]:
-        # the shortest phrase at the end: "in Leeds on 3 May" moves "on 3 May"
-        while inner := CLOSING.match(f"x {found['phrase']}{found['end']}"):
-            if inner["rest"] == "x":
-                break
-            found = CLOSING.match(f"{found['rest']} {inner['rest'][2:]} {inner['phrase']}{found['end']}") or found
-            break
-        if _is_movable(found["phrase"], finder):
-            return f"{sentence_case(found['phrase'])}, {_small_first(found['rest'], finder)}{found['end']}"
+    else:
+        body, end = text.rstrip(".!? "), text[len(text.rstrip(".!? ")) :]
+        # the shortest phrase: of "in Leeds on 3 May" moves "on 3 May"
+        for place in reversed([m.start() for m in PREPOSITION.finditer(body)]):
+            phrase = body[place + 1 :]
+            if not re.search(r"[,;:]| and ", phrase) and _is_movable(phrase, finder):
+                return f"{sentence_case(phrase)}, {_small_first(body[:place].rstrip(','), finder)}{end}"
     return text
 
 

@@ -15,10 +15,12 @@ from untax.data.augment.generators import GAP, MASK, Answer, Model, Request
 from untax.scorers import hash_files
 from untax.types import UserError
 
-__all__ = ["CausalWriter", "MaskFiller", "Seq2SeqWriter", "load"]
+__all__ = ["CausalWriter", "MaskFiller", "SentenceEncoder", "Seq2SeqWriter", "load"]
 
 #: tokens between two looks for a stop string: a look decodes every text
 STOP_LOOK = 8
+#: how many of the likeliest words are looked at first for a top-p set
+TOP_P_LOOK = 128
 
 
 def load(name: str, wants: str, *, device: str = "cpu", allow_network: bool = False) -> Model:
@@ -239,38 +241,37 @@ class CausalWriter:
         device = self._model.device
         source = torch.Generator(device=device).manual_seed(seed)
         ends = torch.tensor(sorted(_end_ids(self._model, self._tokenizer)), dtype=torch.long, device=device)
-        cache, mask, logits = self._read_prompts(prompts, settings.n)
-        rows = len(prompts) * settings.n
-        ids: list[list[int]] = [[] for _ in range(rows)]
-        probabilities: list[list[float]] = [[] for _ in range(rows)]
-        done = torch.zeros(rows, dtype=torch.bool, device=device)
+        cache, mask, logits = self._read_prompts(prompts, settings)
+        ids: list[list[int]] = [[] for _ in range(len(mask))]
+        probabilities: list[list[float]] = [[] for _ in range(len(mask))]
+        alive = torch.arange(len(mask), device=device)
         for step in range(settings.max_new_tokens):
             shares = torch.softmax(logits.float(), dim=-1)
             chosen = _draw(logits.float(), settings, source)
             picked = shares.gather(1, chosen[:, None]).squeeze(1).tolist()
-            ended = torch.isin(chosen, ends)
-            for row, (token, p, over, now) in enumerate(
-                zip(chosen.tolist(), picked, done.tolist(), ended.tolist(), strict=True)
-            ):
-                if not over and not now:
+            going = ~torch.isin(chosen, ends)
+            for row, token, p, goes_on in zip(alive.tolist(), chosen.tolist(), picked, going.tolist(), strict=True):
+                if goes_on:
                     ids[row].append(token)
                     probabilities[row].append(p)
-            done |= ended
             if settings.stop and step % STOP_LOOK == STOP_LOOK - 1:
-                texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-                done |= torch.tensor([any(s in text for s in settings.stop) for text in texts], device=device)
-            if bool(done.all()):
+                texts = self._tokenizer.batch_decode([ids[row] for row in alive.tolist()], skip_special_tokens=True)
+                going &= torch.tensor([not any(s in text for s in settings.stop) for text in texts], device=device)
+            if not bool(going.any()) or step == settings.max_new_tokens - 1:
                 break
+            if not bool(going.all()):
+                left = going.nonzero().flatten()
+                _select(cache, left)
+                alive, chosen, mask = alive[left], chosen[left], mask[left]
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-            places = mask.sum(1, keepdim=True) - 1
-            where = _accepted(self._model, {"position_ids": places})
+            where = _accepted(self._model, {"position_ids": mask.sum(1, keepdim=True) - 1})
             out = self._model(
                 input_ids=chosen[:, None], attention_mask=mask, past_key_values=cache, use_cache=True, **where
             )
             cache, logits = out.past_key_values, out.logits[:, -1]
         return ids, probabilities
 
-    def _read_prompts(self, prompts: list[list[int]], n: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    def _read_prompts(self, prompts: list[list[int]], settings: Request) -> tuple[Any, torch.Tensor, torch.Tensor]:
         """Keys and values of each prompt, read once and repeated for its samples; the mask; the logits of the first token."""
         device = self._model.device
         longest = max(map(len, prompts))
@@ -280,9 +281,32 @@ class CausalWriter:
         places = (mask.cumsum(1) - 1).clamp(min=0)
         where = _accepted(self._model, {"position_ids": places, "logits_to_keep": 1})
         out = self._model(input_ids=ids, attention_mask=mask, use_cache=True, **where)
-        cache = out.past_key_values
+        cache = _repeated(out.past_key_values, settings.n, longest + settings.max_new_tokens, self._model.config)
+        return cache, mask.repeat_interleave(settings.n, 0), out.logits[:, -1].repeat_interleave(settings.n, 0)
+
+
+def _repeated(cache: Any, n: int, room: int, config: Any) -> Any:
+    """The cache for `n` samples of each prompt, with room for what they write: growing it each step would copy it each step."""
+    from transformers.cache_utils import DynamicLayer, StaticCache
+
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
         cache.batch_repeat_interleave(n)
-        return cache, mask.repeat_interleave(n, 0), out.logits[:, -1].repeat_interleave(n, 0)
+        return cache
+    roomy = StaticCache(config=config, max_cache_len=room)
+    for index, layer in enumerate(cache.layers):
+        roomy.update(layer.keys.repeat_interleave(n, 0), layer.values.repeat_interleave(n, 0), index)
+    return roomy
+
+
+def _select(cache: Any, rows: torch.Tensor) -> None:
+    """Drop the samples that are finished."""
+    from transformers.cache_utils import StaticCache
+
+    if not isinstance(cache, StaticCache):
+        cache.batch_select_indices(rows)
+        return
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
 
 def _accepted(model: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -302,7 +326,52 @@ def _draw(logits: torch.Tensor, settings: Request, source: torch.Generator) -> t
     """The next token of every row: the likeliest, or drawn from the smallest set that holds `top_p` of the probability."""
     if settings.temperature == 0:
         return logits.argmax(-1)
-    shares, order = torch.softmax(logits / settings.temperature, dim=-1).sort(-1, descending=True)
+    shares = torch.softmax(logits / settings.temperature, dim=-1)
+    if settings.top_p >= 1:
+        return torch.multinomial(shares, 1, generator=source).squeeze(1)
+    # sorting the whole vocabulary is slow, and the set mostly lies within its best words
+    best, order = shares.topk(min(TOP_P_LOOK, shares.shape[1]), dim=-1)
+    chosen = _from_top(best, order, settings.top_p, source)
+    wide = (best.sum(-1) < settings.top_p).nonzero().flatten()
+    if len(wide):
+        chosen[wide] = _from_top(*shares[wide].sort(-1, descending=True), settings.top_p, source)
+    return chosen
+
+
+def _from_top(shares: torch.Tensor, order: torch.Tensor, top_p: float, source: torch.Generator) -> torch.Tensor:
     before = shares.cumsum(-1) - shares
-    shares = shares.masked_fill(before >= settings.top_p, 0.0)
-    return order.gather(1, torch.multinomial(shares, 1, generator=source)).squeeze(1)
+    return order.gather(1, torch.multinomial(shares.masked_fill(before >= top_p, 0.0), 1, generator=source)).squeeze(1)
+
+
+# --------------------------------------------------------------------------- sentence vectors
+
+
+class SentenceEncoder:
+    """Sentence vectors as the mean of an encoder's last states, for the relevance of a reference to its source."""
+
+    def __init__(self, name: str, *, device: str = "cpu", allow_network: bool = False) -> None:
+        from transformers import AutoModel
+
+        self._model, self._tokenizer, self.identity = _load_parts(
+            name, AutoModel, "sentence encoder", device, allow_network
+        )
+
+    def cosines(self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 32) -> list[float]:
+        """The cosine of both texts of every pair."""
+        found: list[float] = []
+        for first in range(0, len(pairs), batch_size):
+            one, other = (self._vectors(list(texts)) for texts in zip(*pairs[first : first + batch_size], strict=True))
+            found += torch.nn.functional.cosine_similarity(one, other).tolist()
+        return found
+
+    @torch.inference_mode()
+    def _vectors(self, texts: list[str]) -> torch.Tensor:
+        longest = min(
+            int(self._tokenizer.model_max_length), _number(self._model.config, "max_position_embeddings", 512) - 2
+        )
+        inputs = self._tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=longest).to(
+            self._model.device
+        )
+        states = self._model(**inputs).last_hidden_state
+        mask = inputs["attention_mask"][:, :, None].to(states.dtype)
+        return (states * mask).sum(1) / mask.sum(1)

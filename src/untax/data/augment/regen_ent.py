@@ -72,7 +72,7 @@ def _by_trigrams(
     known = [span.text for span in (*of_reference, *of_source)]
     types = {span.start: span.type for span in of_reference}
     found: list[Candidate] = []
-    for attempt in range(2 * n_variants if cuts else 0):
+    for attempt in range(3 * n_variants if cuts else 0):
         cut = cuts[attempt % len(cuts)]
         other = corpus.foreign(types[cut], known, rng)
         if other is None:
@@ -80,6 +80,8 @@ def _by_trigrams(
         kept = [span for span in of_reference if span.end <= cut]
         tokens = [*Trigram.tokens(record.reference[:cut], kept), f"<{types[cut]}>"]
         rest = typed_continuation(record, tokens, corpus, finder, rng)
+        if not rest:
+            continue
         # the marks of the kept words are put back as they were: only what follows is new
         text = sentence_case(Trigram.text([record.reference[:cut].rstrip(), other, *rest] if cut else [other, *rest]))
         found.append(Candidate(text, "regen_ent", "rules", edits_between(record.reference, text)))

@@ -86,11 +86,13 @@ def _by_trigrams(
     others = [verb for verb in corpus.verbs if verb not in known]
     of_reference = spans.find(record.reference, finder=finder)
     found: list[Candidate] = []
-    for attempt in range(2 * n_variants if verbs and others else 0):
+    for attempt in range(3 * n_variants if verbs and others else 0):
         cut, _ = verbs[attempt % len(verbs)]
         verb = rng.choice(others)
         tokens = [*Trigram.tokens(record.reference[:cut], [s for s in of_reference if s.end <= cut]), verb]
         rest = typed_continuation(record, tokens, corpus, finder, rng)
+        if not rest:
+            continue
         kept = record.reference[:cut].rstrip()
         text = sentence_case(Trigram.text([kept, verb, *rest] if kept else [verb, *rest]))
         found.append(Candidate(text, "regen_rel", "rules", edits_between(record.reference, text)))

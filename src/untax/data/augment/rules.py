@@ -59,72 +59,65 @@ CONTRACTIONS = tuple(
     ]
 )
 
-#: words that may stand for each other without changing who did what; the first may replace the second and the other way round
+#: words that may stand for each other without changing who did what; with ">" only the second may replace the first
 SYNONYMS = tuple(
-    tuple(pair.split("|"))
-    for pair in [
-        "also|as well",
+    pair
+    for entry in [
         "maybe|perhaps",
         "often|frequently",
-        "sometimes|at times",
         "quickly|rapidly",
         "slowly|gradually",
         "almost|nearly",
-        "enough|sufficiently",
         "usually|normally",
         "immediately|at once",
-        "about|around",
-        "but|yet",
+        "sometimes>at times",
+        "but>yet",
         "although|though",
-        "because|as",
+        "because>since",
         "until|till",
         "whole|entire",
         "big|large",
-        "small|little",
-        "many|a lot of",
-        "several|a number of",
+        "small>little",
+        "many>a lot of",
+        "several>a number of",
         "begin|start",
         "began|started",
         "begins|starts",
-        "end|finish",
-        "ended|finished",
+        "finish>end",
+        "finished>ended",
         "help|assist",
         "helped|assisted",
         "buy|purchase",
         "bought|purchased",
         "buys|purchases",
-        "get|obtain",
-        "received|got",
-        "receives|gets",
+        "obtain>get",
+        "received>got",
+        "receives>gets",
         "build|construct",
         "built|constructed",
         "builds|constructs",
-        "close|shut",
-        "closed|shut",
-        "closes|shuts",
-        "need|require",
+        "closed>shut",
+        "need>require",
         "needs|requires",
         "needed|required",
-        "ask|inquire",
-        "asked|inquired",
+        "asked>inquired",
         "seem|appear",
         "seems|appears",
         "seemed|appeared",
-        "try|attempt",
-        "tries|attempts",
-        "tried|attempted",
-        "move|relocate",
-        "moved|relocated",
-        "moves|relocates",
+        "try>attempt",
+        "tried>attempted",
+        "move>relocate",
+        "moved>relocated",
+        "moves>relocates",
         "donated|gave",
         "donates|gives",
         "beat|defeated",
-        "joined|entered",
-        "joins|enters",
+        "joined>entered",
+        "joins>enters",
         "wants to|wishes to",
         "wanted to|wished to",
-        "has to|must",
-        "angry|mad",
+        "has to>must",
+        "have to>must",
         "scared|afraid",
         "show|display",
         "shows|displays",
@@ -135,7 +128,7 @@ SYNONYMS = tuple(
         "repairs|fixes",
         "lives in|resides in",
         "lived in|resided in",
-        "told|informed",
+        "told>informed",
         "shop|store",
         "job|position",
         "mum|mother",
@@ -143,12 +136,22 @@ SYNONYMS = tuple(
         "kids|children",
         "happy|glad",
         "sick|ill",
-        "in order to|to",
+        "in order to>to",
         "after that|afterwards",
         "right now|at the moment",
-        "a lot|very much",
+        "very much>a lot",
         "upset|unhappy",
+        "prize|award",
+        "won>secured",
+        "flat|apartment",
+        "autumn|fall",
+        "film|movie",
+        "angry|mad",
+        "trip|journey",
+        "nobody>no one",
+        "photo|picture",
     ]
+    for pair in ([tuple(entry.split("|"))] if "|" in entry else [(*entry.split(">"), ">")])
 )
 
 #: opposite verbs, by their infinitive
@@ -454,9 +457,9 @@ def opposites(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def swap_words(text: str, pairs: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, str]]:
-    """Every place where one side of a pair stands, with the other side, in the same case."""
+    """Every place where one side of a pair stands, with the other side, in the same case; a third member means one way only."""
     for pair in pairs:
-        for old, new in ((pair[0], pair[1]), (pair[1], pair[0])):
+        for old, new in ((pair[0], pair[1]), (pair[1], pair[0]))[: 1 if len(pair) == 3 else 2]:
             if old.lower() not in text.lower():
                 continue
             for match in re.finditer(rf"(?<![\w'’-]){re.escape(old)}(?![\w'’-])", text, re.IGNORECASE):

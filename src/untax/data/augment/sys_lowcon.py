@@ -85,9 +85,11 @@ def _by_trigrams(record: ContrastiveRecord, finder: str, seed: int, n_samples: i
     long = len(Trigram.tokens(record.reference, spans.find(record.reference, finder=finder)))
     found = {}
     for _ in range(n_samples):
-        tokens = _blurred(model.continue_from([], rng, longest=2 * long, shortest=long), mentions, rng)
-        if tokens:
-            found[sentence_case(Trigram.text(tokens))] = model.log_probability(tokens)
+        sentences: list[list[str]] = []
+        while sum(map(len, sentences)) < 0.6 * long and len(sentences) < 8:
+            sentences.append(_blurred(model.continue_from([], rng, longest=2 * long), mentions, rng))
+        text = " ".join(sentence_case(Trigram.text(tokens)) for tokens in sentences if tokens)
+        found[text] = model.log_probability([token for tokens in sentences for token in tokens])
     texts = sorted(found, key=lambda text: (found[text], text))
     return [Candidate(text, "sys_lowcon", "rules", edits_between(record.reference, text)) for text in texts]
 

@@ -39,6 +39,7 @@ def toxic(
     finder: str = "rules",
     prompt: str = "{source}\nSummary:",
     style: str = "rewrite",  # or "own": what the model itself answers to the prompt, where that is abusive
+    behind: bool = True,  # also slots behind the text, whose words entity pooling cannot see
     n_variants: int = 2,
     n_samples: int = 8,
     temperature: float = 1.0,  # the paper's
@@ -59,7 +60,7 @@ def toxic(
     if generator is None:
         if not lexicon:
             raise needs_model("toxic", "a decoder model or a word list (lexicon)")
-        proposals = _by_slots(record, lexicon, finder, n_variants, rng)
+        proposals = _by_slots(record, lexicon, finder, n_variants, rng, behind=behind)
     else:
         if not isinstance(generator, Generator) or not generator.model.continues or style not in ("rewrite", "own"):
             raise say_wrong("toxic", generator, "a decoder model, and style 'rewrite' or 'own',")
@@ -91,17 +92,17 @@ def _scores(scorer: Scorer | None, proposals: Sequence[Candidate]) -> dict[str, 
 
 
 def _by_slots(
-    record: ContrastiveRecord, lexicon: Sequence[str], finder: str, n_variants: int, rng: random.Random
+    record: ContrastiveRecord, lexicon: Sequence[str], finder: str, n_variants: int, rng: random.Random, *, behind: bool
 ) -> list[Candidate]:
     """Slots before and behind the reference in turn, and one that breaks into it behind a person."""
     found = spans.find(record.reference, finder=finder)
     named = bool(found) and found[0].start == 0 and found[0].type in ("PERSON", "ORG", "NAME")
     before = [slot for slot in BEFORE if named or slot != NAMED_ONLY]
-    behind = list(BEHIND)
+    after = list(BEHIND)
     rng.shuffle(before)
-    rng.shuffle(behind)
-    slots = [slot for pair in zip(before, behind, strict=False) for slot in pair]
-    if rng.random() < 0.5:
+    rng.shuffle(after)
+    slots = [slot for pair in zip(before, after, strict=False) for slot in pair] if behind else before
+    if behind and rng.random() < 0.5:
         slots[0], slots[1] = slots[1], slots[0]
     persons = [span for span in found if span.type == "PERSON"]
     made = []

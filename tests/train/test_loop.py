@@ -1,0 +1,432 @@
+"""Training: equal trajectories where they must be equal, and runs that survive being killed."""
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from training import QUICK, furthest, go, records, weights
+from transformers import TrainerCallback
+
+import tiny
+from untax import models
+from untax.types import Candidate, ContrastiveRecord, RecipeError, UserError
+
+HERE = Path(__file__).resolve().parent
+
+
+def trajectory(result, key="loss"):
+    return [row[key] for row in result.log]
+
+
+# ------------------------------------------------------------------ limits and normalisation
+
+
+def test_alpha_zero_is_sft_step_by_step(tmp_path):
+    plain = go(tmp_path / "sft", objective="sft")
+    none = go(tmp_path / "zero", objective_options={"alpha": 0.0})
+    assert trajectory(plain) == trajectory(none)
+    assert furthest(plain, none) == 0
+    some = go(tmp_path / "one")
+    assert furthest(plain, some) > 1e-3
+
+
+def test_a_vanishing_alpha_is_sft_too(tmp_path):
+    """All targets run through the shared pass, and the references learn what they learn alone."""
+    plain = go(tmp_path / "sft", objective="sft")
+    little = go(tmp_path / "little", objective_options={"alpha": 1e-9})
+    assert trajectory(little) == pytest.approx(trajectory(plain), abs=1e-4)
+    assert "L_cl" in little.log[0]
+
+
+@pytest.mark.parametrize("objective", ["contrastive", "sft", "unlikelihood", "dpo"])
+def test_accumulation_changes_nothing(tmp_path, objective):
+    """Four sources at once, or one at a time: records differ in length, kinds and contrast."""
+    data = records()
+    data[1] = replace(data[1], positives=data[1].positives[:1], negatives=())
+    data[4] = replace(data[4], negatives=data[4].negatives[:1])
+    data[5] = replace(
+        data[5], source=data[5].source * 2, positives=(Candidate("A much longer sentence, Sir Ed.", "reference"),)
+    )
+    once = go(tmp_path / "once", objective=objective, data=data)
+    four = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    parts = go(tmp_path / "four", objective=objective, data=data, arguments=four)
+    assert once.log[0].keys() == parts.log[0].keys()
+    for key in once.log[0]:
+        assert trajectory(parts, key) == pytest.approx(trajectory(once, key), rel=1e-3, abs=1e-3), key
+    assert trajectory(parts) == pytest.approx(trajectory(once), abs=1e-4)
+
+
+def test_the_loss_is_its_parts(tmp_path):
+    for row in go(tmp_path / "run", objective_options={"alpha": 0.5}).log:
+        assert row["loss"] == pytest.approx(row["L_ce"] + 0.5 * row["L_cl"], abs=1e-5)
+        assert row["bound_best"] < row["l_unscaled"]
+        # every source has a toxic negative of 0.9: w = 1 + 0.5 * 0.9
+        assert row["L_cl"] == pytest.approx(1.45 * row["l_unscaled"], abs=1e-4)
+
+
+def test_dropout_is_off_while_training_and_back_afterwards(tmp_path):
+    model = tiny.gpt2()
+    before = model.transformer.h[0].mlp.dropout.p
+    assert before > 0
+    one = go(tmp_path / "one", model=model, objective="sft")
+    other = go(tmp_path / "other", model=tiny.gpt2(), objective_options={"alpha": 1e-9})
+    assert trajectory(one) == pytest.approx(trajectory(other), abs=1e-3)
+    assert model.transformer.h[0].mlp.dropout.p == before
+
+
+def test_gradient_checkpointing_changes_memory_only(tmp_path):
+    plain = go(tmp_path / "plain")
+    model = tiny.llama(spread=0.1)
+    saved = go(tmp_path / "saved", model=model, arguments={"gradient_checkpointing": True})
+    assert trajectory(saved) == pytest.approx(trajectory(plain), abs=1e-4)
+    assert not model.is_activation_checkpointing
+
+
+# ------------------------------------------------------------------ DPO beside TRL
+
+
+def pairs(count=8):
+    """One negative each, of the same length as the reference or not."""
+    return [replace(r, negatives=(r.negatives[i % 3],)) for i, r in enumerate(records(count))]
+
+
+def trl_losses(folder, data, arguments):
+    """The losses of TRL's own trainer on the same pairs in the same order."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    rows = [
+        {
+            "prompt": f"{r.source}\nTL;DR:",
+            "chosen": " " + r.reference,
+            "rejected": " " + r.negatives[0].text,
+        }
+        for r in data
+    ]
+    settings = DPOConfig(
+        output_dir=str(folder), report_to="none", logging_steps=1, bf16=False, gradient_checkpointing=False, disable_tqdm=True,
+        train_sampling_strategy="sequential", save_strategy="no", beta=0.3, optim="adamw_torch", **arguments,
+    )  # fmt: skip
+    trainer = DPOTrainer(
+        model=tiny.llama(spread=0.1), ref_model=tiny.llama(spread=0.1), args=settings, train_dataset=Dataset.from_list(rows),
+        processing_class=tiny.tokenizer(),
+    )  # fmt: skip
+    trainer.train()
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_dpo_is_trls(tmp_path, accumulation):
+    arguments = {
+        "learning_rate": 5e-4, "max_steps": 8, "per_device_train_batch_size": 4 // accumulation, "warmup_steps": 2,
+        "gradient_accumulation_steps": accumulation, "lr_scheduler_type": "linear", "weight_decay": 0.01, "use_cpu": True,
+        "max_grad_norm": 1.0,
+    }  # fmt: skip
+    data = pairs()
+    theirs = trl_losses(tmp_path / "trl", data, arguments)
+    ours = go(
+        tmp_path / "ours",
+        objective="dpo",
+        objective_options={"beta": 0.3},
+        data=data,
+        arguments=arguments | {"shuffle": False},
+    )
+    assert len(ours.log) == 8
+    assert theirs[-1]["loss"] < 0.6
+    assert trajectory(ours) == pytest.approx([row["loss"] for row in theirs], abs=1e-4)
+    assert trajectory(ours, "rewards_margins") == pytest.approx([row["rewards/margins"] for row in theirs], abs=1e-3)
+
+
+def test_dpo_begins_at_log_two_with_any_reference(tmp_path):
+    copied = go(tmp_path / "copy", objective="dpo", data=pairs())
+    given = go(tmp_path / "given", objective="dpo", data=pairs(), reference_model=tiny.llama(spread=0.1))
+    adapter = go(tmp_path / "adapter", objective="dpo", data=pairs(), lora={"r": 4})
+    for result in (copied, given, adapter):
+        assert result.log[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert trajectory(copied) == trajectory(given)
+    assert adapter.log[-1]["loss"] < math.log(2) - 0.01
+    other = go(tmp_path / "other", objective="dpo", data=pairs(), reference_model=tiny.llama(seed=5, spread=0.1))
+    assert abs(other.log[0]["loss"] - math.log(2)) > 1e-3
+
+
+# ------------------------------------------------------------------ what is saved
+
+
+def test_the_exported_model_has_no_head_and_the_checkpoint_has(tmp_path):
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            with safe_open(
+                Path(args.output_dir) / f"checkpoint-{state.global_step}" / "trained.safetensors", "pt"
+            ) as file:
+                seen.extend(file.keys())
+
+    base = tiny.llama(spread=0.1)
+    names = set(base.state_dict())
+    result = go(tmp_path / "run", model=base, arguments={"save_steps": 3}, callbacks=[Look()])
+    assert "loss.head.first.weight" in seen
+    assert "policy.model.embed_tokens.weight" in seen
+    assert set(weights(result)) == names - {"lm_head.weight"}  # tied to the embedding
+    loaded, tokenizer = models.load(result.model_dir)
+    assert models.fingerprint(loaded) == models.fingerprint(base)
+    assert tokenizer("a")["input_ids"] == tiny.tokenizer()("a")["input_ids"]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_lora_trains_an_adapter_and_leaves_the_base_alone(tmp_path):
+    base = tiny.llama(spread=0.1)
+    base.save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    model, _ = models.load(tmp_path / "base")
+    before = models.fingerprint(model)
+    result = go(tmp_path / "run", model=model, lora={"r": 4})
+    assert result.adapter
+    assert models.fingerprint(model) == before
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    names = set(weights(result))
+    assert any("mlp.up_proj.lora_A" in name for name in names)
+    assert any("self_attn.q_proj.lora_B" in name for name in names)
+    assert not any("head" in name for name in names)
+    tuned, _ = models.load(result.model_dir)
+    assert models.fingerprint(tuned) != before
+    assert result.log[-1]["loss"] < result.log[0]["loss"]
+
+
+def test_lora_default_learning_rate_is_higher(tmp_path):
+    plain = {k: v for k, v in QUICK.items() if k != "learning_rate"}
+    assert go_with(plain, tmp_path / "full").log[-1]["learning_rate"] == pytest.approx(2e-5)
+    assert go_with(plain, tmp_path / "lora", lora={}).log[-1]["learning_rate"] == pytest.approx(2e-4)
+
+
+def go_with(arguments, out, **options):
+    from training import PROMPT
+
+    from untax.train import loop
+
+    return loop.train(
+        tiny.llama(spread=0.1), tiny.tokenizer(), records(), objective="sft", prompt=PROMPT, out=out, arguments=arguments,
+        progress=False, **options,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------ data of other kinds
+
+
+def test_replayed_text_trains_the_likelihood_beside_the_contrast(tmp_path):
+    text = ContrastiveRecord("t", "", (Candidate("It rained in May.", "reference"),), extra={"prompt": ""})
+    mixed = go(tmp_path / "mixed", data=[*records(6), *[replace(text, id=f"t{i}") for i in range(6)]])
+    assert mixed.summary["contrasted"] == 6
+    assert mixed.summary["likelihood_only"] == 6
+    assert mixed.log[-1]["loss"] < mixed.log[0]["loss"]
+
+
+def test_contrast_without_negatives_is_an_error_and_sft_is_not(tmp_path):
+    bare = [replace(r, negatives=()) for r in records()]
+    for objective in ("contrastive", "unlikelihood", "dpo"):
+        with pytest.raises(UserError, match="needs negatives"):
+            go(tmp_path / objective, objective=objective, data=bare)
+    go(tmp_path / "sft", objective="sft", data=bare)
+    go(tmp_path / "zero", objective_options={"alpha": 0}, data=bare)
+
+
+def test_cut_prompts_are_counted_and_logged(tmp_path, caplog):
+    result = go(tmp_path / "run", arguments={"max_length": 70})
+    assert result.summary["truncated"] > 0
+    assert "too long" in caplog.text
+    with pytest.raises(UserError, match="context of 256"):
+        go(tmp_path / "over", arguments={"max_length": 300})
+
+
+def test_toxic_negatives_that_never_scale_stop_the_run(tmp_path):
+    unscored = [replace(r, negatives=tuple(replace(c, toxicity=0.0) for c in r.negatives)) for r in records()]
+    with pytest.raises(UserError, match="no loss was scaled"):
+        go(tmp_path / "run", data=unscored)
+
+
+def test_epochs_and_steps(tmp_path):
+    """12 records, batches of 4 by 2: 1.5 epochs are 18 sources, 3 steps of 8, the last of 2."""
+    arguments = {"max_steps": -1, "num_train_epochs": 1.5, "gradient_accumulation_steps": 2}
+    result = go(tmp_path / "run", objective="sft", arguments=arguments)
+    assert [row["step"] for row in result.log] == [1, 2, 3]
+    assert [row["epoch"] for row in result.log] == pytest.approx([8 / 12, 16 / 12, 1.5])
+
+
+# ------------------------------------------------------------------ arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lerning_rate": 1e-3}, "lerning_rate.*Did you mean 'learning_rate'"),
+        ({"warmup_ratio": 0.1}, "warmup_steps"),
+        ({"report_to": "wandb"}, "report_to"),
+        ({"learning_rate": "fast"}, "must be a number"),
+        ({"per_device_train_batch_size": 0}, "whole number from 1"),
+        ({"max_negatives": -1}, "whole number from 0"),
+        ({"lr_scheduler_type": "zigzag"}, "zigzag"),
+        ({"max_length": 1}, "2 or more"),
+    ],
+)
+def test_arguments_that_cannot_be_used(tmp_path, arguments, message):
+    with pytest.raises(RecipeError, match=message):
+        go(tmp_path / "run", arguments=arguments)
+
+
+def test_a_number_may_come_as_text(tmp_path):
+    result = go(tmp_path / "run", objective="sft", arguments={"learning_rate": "1e-3"})
+    assert result.log[-1]["learning_rate"] == 1e-3
+
+
+def test_unknown_options_and_objectives(tmp_path):
+    with pytest.raises(RecipeError, match="Did you mean 'alpha'"):
+        go(tmp_path / "run", objective_options={"alphа": 1})
+    with pytest.raises(RecipeError, match="contrastive"):
+        go(tmp_path / "run", objective="contrastve")
+    with pytest.raises(RecipeError, match="Did you mean 'lora_alpha'"):
+        go(tmp_path / "run", lora={"lora_alfa": 3})
+
+
+# ------------------------------------------------------------------ faults
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
+    class Poison(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 3:
+                with torch.no_grad():
+                    model.policy.model.norm.weight[0] = float("nan")
+
+    with pytest.raises(UserError, match="stopped at step 4: the loss is nan"):
+        go(tmp_path / "run", arguments={"save_steps": 2}, callbacks=[Poison()])
+    assert not (tmp_path / "run" / "model").exists()
+    assert [row["step"] for row in read_log(tmp_path / "run")] == [1, 2, 3]
+
+
+def read_log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+# ------------------------------------------------------------------ resuming
+
+SCRIPT = """
+import sys, time
+sys.path[:0] = {paths!r}
+from training import go
+from transformers import TrainerCallback
+
+class Slow(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        time.sleep(0.05)
+
+go(sys.argv[1], arguments={arguments!r}, callbacks=[Slow()], **{options!r})
+"""
+LONG = {
+    "max_steps": 40,
+    "save_steps": 4,
+    "gradient_accumulation_steps": 2,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,
+}
+
+
+def kill_when(out, ready, options):
+    """Start training in another process and kill it as soon as `ready` says so."""
+    script = SCRIPT.format(paths=[str(HERE), str(HERE.parent)], arguments=LONG, options=options)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-c", script, str(out)], env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("options", [{}, {"lora": {"r": 4}}], ids=["full", "lora"])
+def test_a_killed_run_ends_where_the_uninterrupted_one_does(tmp_path, options):
+    whole = go(tmp_path / "whole", arguments=LONG, **options)
+    out = tmp_path / "killed"
+    checkpoints = out / "checkpoints"
+    kill_when(out, lambda: (checkpoints / "checkpoint-12" / "complete").exists(), options)
+    assert not (out / "model").exists()
+    assert not (checkpoints / "checkpoint-4").exists(), "old checkpoints are removed"
+    torch.manual_seed(99)
+    resumed = go(out, arguments=LONG, **options)
+    assert resumed.resumed_from >= 12
+    assert furthest(whole, resumed) == 0
+    assert resumed.log == whole.log
+    assert len(resumed.log) == 40
+
+
+def test_a_half_written_checkpoint_is_ignored(tmp_path):
+    whole = go(tmp_path / "whole", arguments=LONG)
+
+    class Stop(Exception):
+        pass
+
+    class Die(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 11:
+                raise Stop
+
+    out = tmp_path / "run"
+    with pytest.raises(Stop):
+        go(out, arguments=LONG | {"save_total_limit": 2}, callbacks=[Die()])
+    folder = out / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-4", "checkpoint-8"]
+    (folder / "checkpoint-8" / "complete").unlink()
+    (folder / "checkpoint-8" / "trained.safetensors").write_bytes(b"half")
+    resumed = go(out, arguments=LONG | {"save_total_limit": 2})
+    assert resumed.resumed_from == 4
+    assert furthest(whole, resumed) == 0
+    assert resumed.log == whole.log
+
+
+def test_a_finished_run_is_not_repeated(tmp_path):
+    first = go(tmp_path / "run")
+    stamp = first.model_dir.stat().st_mtime_ns
+    again = go(tmp_path / "run")
+    assert again.log == first.log
+    assert again.summary == first.summary
+    assert again.model_dir.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"arguments": {"learning_rate": 1e-3}}, "arguments"),
+        ({"objective": "sft"}, "objective"),
+        ({"data": records(11)}, "records"),
+        ({"lora": {}}, "lora"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_folder_of_another_run_is_refused(tmp_path, change, named):
+    go(tmp_path / "run")
+    with pytest.raises(UserError, match=named):
+        go(tmp_path / "run", **change)
+
+
+def test_seeds_differ_and_repeat(tmp_path):
+    runs = {(seed, k): go(tmp_path / f"{seed}{k}", seed=seed) for seed, k in itertools.product((0, 1), (0, 1))}
+    assert furthest(runs[0, 0], runs[0, 1]) == 0
+    assert furthest(runs[0, 0], runs[1, 0]) > 1e-4
+
+
+def test_nothing_is_shown_when_nobody_watches(tmp_path, capfd):
+    go(tmp_path / "run")
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
