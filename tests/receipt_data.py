@@ -20,7 +20,23 @@ SPECS = (
     MetricSpec("drift", "drift", "drift", "watch", "lower", 0.0, "nats"),
 )
 MEANS = {"toxicity": 0.4, "stereotype": 0.75, "facts": 0.95, "copying": 0.93}
-WORDS = ["Ama", "Borsk", "ferry", "winter", "council", "budget", "opened", "closed", "river", "tariff", "museum", "seven", "bridge", "night", "vote"]
+WORDS = [
+    "Ama",
+    "Borsk",
+    "ferry",
+    "winter",
+    "council",
+    "budget",
+    "opened",
+    "closed",
+    "river",
+    "tariff",
+    "museum",
+    "seven",
+    "bridge",
+    "night",
+    "vote",
+]
 
 
 def rng_of(*parts: object) -> np.random.Generator:

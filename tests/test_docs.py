@@ -54,10 +54,14 @@ def test_commands_exist_with_their_options(place, line):
         return
     assert words[0] in ("untax", ".venv/bin/untax"), f"{place}: what is this? {line}"
     command = words[1:3] if words[1] == "lab" else words[1:2]
-    shown = subprocess.run([sys.executable, "-m", "untax", *command, "--help"], capture_output=True, text=True, timeout=60)
+    shown = subprocess.run(
+        [sys.executable, "-m", "untax", *command, "--help"], capture_output=True, text=True, timeout=60
+    )
     assert shown.returncode == 0, f"{place}: {line}\n{shown.stderr}"
     for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", line):
-        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown.stdout), f"{place}: {command} has no {option}"
+        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown.stdout), (
+            f"{place}: {command} has no {option}"
+        )
     for recipe in re.findall(r"recipes/\S+\.yaml", line):
         assert (CHECKOUT / recipe).is_file(), f"{place}: {recipe}"
 

@@ -52,8 +52,13 @@ def jsonl(path, rows):
 def data(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    jsonl(folder / "posts.jsonl", [{"id": f"p{i}", "source": "post " * (i + 1), "topic": f"t{i % 2}", "n": i} for i in range(6)])
-    jsonl(folder / "pairs.jsonl", [{"id": f"q{i}", "a": f"she {i}", "b": f"he {i}", "minimal": i != 2} for i in range(4)])
+    jsonl(
+        folder / "posts.jsonl",
+        [{"id": f"p{i}", "source": "post " * (i + 1), "topic": f"t{i % 2}", "n": i} for i in range(6)],
+    )
+    jsonl(
+        folder / "pairs.jsonl", [{"id": f"q{i}", "a": f"she {i}", "b": f"he {i}", "minimal": i != 2} for i in range(4)]
+    )
     jsonl(folder / "prose.jsonl", [{"text": "some prose " * (i + 1), "domain": "ab"[i % 2]} for i in range(4)])
     (folder / "words.txt").write_text("clown\n")
     return folder
@@ -248,7 +253,10 @@ def test_bad_rows_name_file_line_and_field(suite_of, data, content, words):
 
 
 def test_missing_data_names_file_and_what_exists(suite_of, data):
-    with pytest.raises(UserError, match=r"no data file .*pots.jsonl. Did you mean 'posts.jsonl'\? .* holds: pairs.jsonl, posts.jsonl, prose"):
+    with pytest.raises(
+        UserError,
+        match=r"no data file .*pots.jsonl. Did you mean 'posts.jsonl'\? .* holds: pairs.jsonl, posts.jsonl, prose",
+    ):
         measure.load_suite(suite_of({**LINES[0], "data": "pots.jsonl"}), data_dir=data)
     with pytest.raises(UserError, match=r"where: \{'topic': 'nothing'\}"):
         measure.load_suite(suite_of({**LINES[0], "where": {"topic": "nothing"}}), data_dir=data)
@@ -291,7 +299,9 @@ def test_equal_prompts_are_asked_once(suite_of, data, tok, monkeypatch):
     jsonl(data / "posts.jsonl", [{"id": i, "source": "the same"} for i in range(5)])
     asked = []
     real = models.generate
-    monkeypatch.setattr(models, "generate", lambda m, t, prompts, **k: asked.extend(prompts) or real(m, t, prompts, **k))
+    monkeypatch.setattr(
+        models, "generate", lambda m, t, prompts, **k: asked.extend(prompts) or real(m, t, prompts, **k)
+    )
     suite = measure.load_suite(suite_of(LINES[1]), data_dir=data)
     scores = quietly(tiny.llama(), tok, suite, system="base")
     assert len(asked) == 1
@@ -309,7 +319,11 @@ def test_batch_size_changes_nothing(suite, tok):
 def test_drift_without_a_base_is_missing_and_says_so(suite, tok):
     scores = quietly(tiny.llama(), tok, suite, system="base")
     assert all(math.isnan(score) for score in scores_of(scores, "drift"))
-    assert scores.about["missing"]["drift"] == {"n": 4, "of": 4, "reason": "no base model was given to measure the drift from"}
+    assert scores.about["missing"]["drift"] == {
+        "n": 4,
+        "of": 4,
+        "reason": "no base model was given to measure the drift from",
+    }
     model = tiny.llama()
     itself = quietly(model, tok, suite, system="base", base=model)
     assert scores_of(itself, "drift") == [0.0] * 4
@@ -359,7 +373,7 @@ def test_cached_groups_are_not_asked_again_and_change_nothing(suite, tok, tmp_pa
     assert repr(again) == repr(fresh)
 
 
-@pytest.mark.parametrize("change", ["model", "tokenizer", "budget", "items", "base", "damage"])
+@pytest.mark.parametrize("change", ["model", "tokenizer", "budget", "items", "wording", "base", "mixed up", "damage"])
 def test_cache_is_not_used_for_anything_else(suite, suite_of, data, tok, tmp_path, monkeypatch, change):
     cache = tmp_path / "cache"
     base = tiny.llama(1)
@@ -378,6 +392,15 @@ def test_cache_is_not_used_for_anything_else(suite, suite_of, data, tok, tmp_pat
         suite, wanted = measure.load_suite(suite_of(*lines), data_dir=data), {"toxicity"}
     elif change == "items":
         suite, wanted = measure.load_suite(suite_of(*LINES[:3]), data_dir=data, max_items=2), {"toxicity", "pairs"}
+    elif change == "wording":
+        jsonl(data / "pairs.jsonl", [{"id": f"q{i}", "a": f"she {i}!", "b": f"he {i}!"} for i in range(4)])
+        suite, wanted = measure.load_suite(suite_of(), data_dir=data), {"pairs"}
+    elif change == "mixed up":
+        pairs, perplexity = (
+            next(p for p in cache.iterdir() if f'"request": "{r}"' in p.read_text()) for r in ("choices", "text")
+        )
+        perplexity.write_bytes(pairs.read_bytes())
+        wanted = {"perplexity"}
     elif change == "base":
         base, wanted = tiny.llama(3), {"drift"}
     else:
@@ -431,7 +454,9 @@ def test_one_load_is_base_and_tuned(suite, tok, tmp_path, monkeypatch):
     gc.collect()
     loads = []
     real = transformers.AutoModelForCausalLM.from_pretrained
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: loads.append(1) or real(*a, **k))
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: loads.append(1) or real(*a, **k)
+    )
     model, _ = models.load(tmp_path / "adapter")
     alive = []
     ask = measure._ask
@@ -489,7 +514,9 @@ def test_the_lab_suite_fits_the_lab(lab_data, tok):
     assert time.monotonic() - started < 60
     sides = {spec.name: spec.side for spec in scores.specs}
     assert {name for name, side in sides.items() if side == "safety"} == {"toxicity", "stereotype"}
-    assert {"faithfulness", "facts", "copying", "counting", "perplexity"} == {n for n, s in sides.items() if s == "ability"}
+    assert {"faithfulness", "facts", "copying", "counting", "perplexity"} == {
+        n for n, s in sides.items() if s == "ability"
+    }
     assert all(spec.margin > 0 for spec in scores.specs if spec.side != "watch")
     assert not any("do not fit" in told["reason"] for told in scores.about["missing"].values())
 
@@ -506,7 +533,9 @@ def test_a_perfect_and_a_spoilt_model_get_the_scores_they_deserve_in_the_lab(lab
     for name, tail in (("perfect", ""), ("spoilt", " What a clown, 1234567!")):
         from untax.types import Answer
 
-        monkeypatch.setattr(models, "generate", lambda m, t, prompts, tail=tail, **k: [Answer(text=rows[p] + tail) for p in prompts])
+        monkeypatch.setattr(
+            models, "generate", lambda m, t, prompts, tail=tail, **k: [Answer(text=rows[p] + tail) for p in prompts]
+        )
         scores = quietly(tiny.llama(context=1024), tok, suite, system=name)
         found[name] = (set(scores_of(scores, "toxicity")), set(scores_of(scores, "faithfulness")))
     assert found == {"perfect": ({0.0}, {1.0}), "spoilt": ({1.0}, {0.0})}

@@ -14,7 +14,16 @@ import tiny
 from untax import models
 from untax.types import UserError
 
-PROMPTS = ["a", "The nurse said that", "Count: one, two\nAnswer:", "x" * 40, "b c", "Summary:", "Read this first. And then?", "é"]
+PROMPTS = [
+    "a",
+    "The nurse said that",
+    "Count: one, two\nAnswer:",
+    "x" * 40,
+    "b c",
+    "Summary:",
+    "Read this first. And then?",
+    "é",
+]
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +298,9 @@ def test_prompts_open_like_texts_and_never_close(tok):
     closing = tiny.tokenizer()
     from tokenizers.processors import TemplateProcessing
 
-    closing.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {tiny.END}", special_tokens=[(tiny.END, 0)])
+    closing.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {tiny.END}", special_tokens=[(tiny.END, 0)]
+    )
     assert closing("ab")["input_ids"][-1] == 0
     assert models.prompt_ids(closing, "ab") == models.target_ids(tok, "ab")
 
@@ -310,7 +321,9 @@ def test_generate_equals_hugging_face(build, tok):
     ours = models.generate(model, tok, PROMPTS, max_new_tokens=12, batch_size=len(PROMPTS))
     for prompt, answer in zip(PROMPTS, ours, strict=True):
         ids = torch.tensor([models.prompt_ids(tok, prompt)])
-        whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=0)
+        whole = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=0
+        )
         new = whole[0, ids.shape[1] :].tolist()
         ended = 0 in new
         new = new[: new.index(0)] if ended else new
@@ -361,7 +374,9 @@ def test_stop_strings_end_an_answer_and_are_not_part_of_it(tok):
 
 
 def test_generate_refuses_what_does_not_fit(tok):
-    with pytest.raises(UserError, match=r"prompt 1 has 50 tokens; with 20 new ones it exceeds the model's context of 64"):
+    with pytest.raises(
+        UserError, match=r"prompt 1 has 50 tokens; with 20 new ones it exceeds the model's context of 64"
+    ):
         models.generate(tiny.llama(context=64), tok, ["a", "b" * 50], max_new_tokens=20)
     with pytest.raises(UserError, match="at least 1"):
         models.generate(tiny.llama(), tok, ["a"], max_new_tokens=0)

@@ -264,3 +264,25 @@ def test_an_example_without_tokens_is_refused():
         prefix.collate([Example((), (Target((1,), True),))])
     with pytest.raises(ValueError, match="one token or more"):
         prefix.collate([Example((1,), (Target((), True),))])
+
+
+def test_targets_of_similar_length_run_together():
+    """Lengths 2 and 10 four times each: one cut saves 4 * 8 of 80 tokens; equal lengths are never cut."""
+    assert prefix._groups([10, 2, 2, 10, 10, 2, 2, 10]) == [[1, 2, 5, 6], [0, 3, 4, 7]]
+    assert prefix._groups([5] * 8) == [list(range(8))]
+    assert prefix._groups([5]) == [[0]]
+    assert len(prefix._groups(list(range(1, 100)))) == 4
+
+
+def test_groups_change_nothing(monkeypatch):
+    model = tiny.gpt2()
+    shape = prefix.decoder(model)
+    grouped = Pass(shape, batch())
+    assert len(prefix._groups(grouped.batch.mask_NT.sum(1).tolist())) > 1
+    states, found = grouped.states_NTH, gradients(model, curved(grouped))
+    monkeypatch.setattr(prefix, "_groups", lambda lengths: [list(range(len(lengths)))])
+    together = Pass(shape, batch())
+    mask = together.batch.mask_NT
+    assert torch.allclose(together.states_NTH[mask], states[mask], atol=1e-5)
+    expected = gradients(model, curved(together))
+    assert all(torch.allclose(found[key], expected[key], atol=1e-4) for key in expected)

@@ -83,7 +83,11 @@ def malformed() -> list[tuple[str, bytes]]:
     keyed = [(i, m) for i, line in enumerate(lines) if (m := re.match(r"^(\s*)([a-z_]+):", line))]
     for i, match in keyed:
         renamed = [*lines]
-        if not renamed[i].strip().startswith(("learning_rate", "num_train", "per_device", "warmup", "lr_sched")):
+        if (
+            not renamed[i]
+            .strip()
+            .startswith(("learning_rate", "num_train", "per_device", "warmup", "lr_sched", "sft:"))
+        ):
             renamed[i] = renamed[i].replace(f"{match[2]}:", f"{match[2]}_x:", 1)
             cases.append((f"unknown key {match[2]}_x", "\n".join(renamed).encode()))
     wrong = {

@@ -35,7 +35,9 @@ report: {resamples: 500}
 
 def start(recipe: Path, out: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "untax", "run", str(recipe), "--out", str(out), "--quiet"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def killed_when(recipe: Path, out: Path, pattern: str) -> bool:
@@ -99,7 +101,11 @@ def test_killed_in_augmentation_training_and_measuring_the_receipt_is_the_same(w
     folder, _ = whole
     out = tmp_path / "run"
     # a journal of half-made records; a checkpoint of an unfinished training; the first answers of a tuned model
-    for pattern in ("data/augmented.jsonl.work/*", "models/contrastive-seed0/checkpoint-*/complete", "scores/contrastive-seed0/cache/*.json"):
+    for pattern in (
+        "data/augmented.jsonl.work/*",
+        "models/contrastive-seed0/checkpoint-*/complete",
+        "scores/contrastive-seed0/cache/*.json",
+    ):
         assert killed_when(folder / "small.yaml", out, pattern), f"the run was over before {pattern} was seen"
         assert not (out / "receipt.html").exists()
     finished(folder / "small.yaml", out)
@@ -121,7 +127,19 @@ def test_another_recipe_does_not_overwrite_a_run(whole, tmp_path):
 def test_measure_compares_two_models(whole, tmp_path):
     folder, _ = whole
     tuned = folder / "run" / "models" / "sft-seed0" / "model"
-    command = [sys.executable, "-m", "untax", "measure", "lab", str(tuned), "--max-items", "24", "-o", str(tmp_path / "m"), "-q"]
+    command = [
+        sys.executable,
+        "-m",
+        "untax",
+        "measure",
+        "lab",
+        str(tuned),
+        "--max-items",
+        "24",
+        "-o",
+        str(tmp_path / "m"),
+        "-q",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1].endswith("receipt.html")
@@ -131,7 +149,18 @@ def test_augment_writes_records_and_prints_the_table(tmp_path):
     command = [sys.executable, "-m", "untax", "lab", "write", str(tmp_path / "lab")]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     out = tmp_path / "out.jsonl"
-    command = [sys.executable, "-m", "untax", "augment", str(tmp_path / "lab" / "train.jsonl"), "-o", str(out), "--limit", "20", "-q"]
+    command = [
+        sys.executable,
+        "-m",
+        "untax",
+        "augment",
+        str(tmp_path / "lab" / "train.jsonl"),
+        "-o",
+        str(out),
+        "--limit",
+        "20",
+        "-q",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "swap_ent" in done.stdout
@@ -151,7 +180,9 @@ def test_augment_writes_records_and_prints_the_table(tmp_path):
     ],
 )
 def test_what_is_not_there_is_said_plainly(arguments, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "untax", *arguments], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "untax", *arguments], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
     assert done.returncode in (1, 3)
     assert done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -26,7 +26,7 @@ def load(tmp_path, model=MODEL):
 
 
 def test_score_by_hand(tmp_path):
-    """"A Clown, clown!": m = 0.5 + 2 + 2 = 4.5, 1/(1+e^-4.5) = 0.989013; second fold 1/(1+e^1) = 0.268941; mean 0.628977."""
+    """ "A Clown, clown!": m = 0.5 + 2 + 2 = 4.5, 1/(1+e^-4.5) = 0.989013; second fold 1/(1+e^1) = 0.268941; mean 0.628977."""
     scorer = load(tmp_path)
     found = scorer.score(["A Clown, clown!", "kind", "", "nothing known"])
     assert found[0] == pytest.approx(0.628977, abs=1e-6)

@@ -29,8 +29,14 @@ def test_the_page_example():
         ("on 10 June and on March 4th, 2019", [("DATE", "10 June"), ("DATE", "March 4th, 2019")]),
         ("it may rain in May, on Monday or next week", [("DATE", "May"), ("DATE", "Monday"), ("DATE", "next week")]),
         ("twenty-one dogs and two hundred cats, but one bird", [("NUMBER", "twenty-one"), ("NUMBER", "two hundred")]),
-        ("my boss told the old teacher and our neighbours", [("ROLE", "my boss"), ("ROLE", "the old teacher"), ("ROLE", "our neighbours")]),
-        ("I asked Dr. Hale of Acme Inc in New Haven", [("PERSON", "Dr. Hale"), ("ORG", "Acme Inc"), ("PLACE", "New Haven")]),
+        (
+            "my boss told the old teacher and our neighbours",
+            [("ROLE", "my boss"), ("ROLE", "the old teacher"), ("ROLE", "our neighbours")],
+        ),
+        (
+            "I asked Dr. Hale of Acme Inc in New Haven",
+            [("PERSON", "Dr. Hale"), ("ORG", "Acme Inc"), ("PLACE", "New Haven")],
+        ),
         ("she works for the University of Leeds", [("ORG", "University of Leeds")]),
         ("he lives near Zorvia with Ludwig van Beek", [("PLACE", "Zorvia"), ("PERSON", "Ludwig van Beek")]),
         ("Alice's dog bit Bo Li's cat", [("PERSON", "Alice"), ("PERSON", "Bo Li")]),
@@ -45,7 +51,10 @@ def test_the_first_word_of_a_sentence_is_no_name_by_itself():
 
 
 def test_the_first_word_is_a_name_when_it_recurs_inside():
-    assert found("Velmora closed. We left Velmora.") == [("PLACE", "Velmora")] * 2 or found("Velmora closed. We left Velmora.")[0][1] == "Velmora"
+    assert (
+        found("Velmora closed. We left Velmora.") == [("PLACE", "Velmora")] * 2
+        or found("Velmora closed. We left Velmora.")[0][1] == "Velmora"
+    )
     assert [text for _, text in found("Velmora closed. We left early.")] == []
 
 
@@ -97,7 +106,9 @@ def test_blind_means_every_span_before_the_first_edit():
 
 
 def test_a_token_classifier_finds_the_names_and_the_rules_the_rest(tmp_path):
-    folder = token_classifier(tmp_path / "ner", {"Alice": "B-PER", "Meyer": "I-PER", "Cardiff": "B-LOC", "shop": "B-MISC"})
+    folder = token_classifier(
+        tmp_path / "ner", {"Alice": "B-PER", "Meyer": "I-PER", "Cardiff": "B-LOC", "shop": "B-MISC"}
+    )
     assert found("Alice Meyer moved to Cardiff in 2019 . Her cousin runs the shop", finder=f"hf:{folder}") == [
         ("PERSON", "Alice Meyer"), ("PLACE", "Cardiff"), ("DATE", "2019"), ("ROLE", "Her cousin"), ("NAME", "shop"),
     ]  # fmt: skip

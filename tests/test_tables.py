@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -82,7 +83,8 @@ def test_another_parquet_file_is_refused(tmp_path):
 def test_writing_that_dies_leaves_the_old_scores(tmp_path, monkeypatch):
     tables.write(SCORES, tmp_path)
 
-    def dies(*_, **__):
+    def dies(table, where, **_):
+        Path(where).write_bytes(b"PAR1 half a table")
         raise OSError("the disk is full")
 
     monkeypatch.setattr(pq, "write_table", dies)
@@ -93,4 +95,7 @@ def test_writing_that_dies_leaves_the_old_scores(tmp_path, monkeypatch):
 
 def test_import_needs_no_torch():
     code = "import sys, untax.tables; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
+    )

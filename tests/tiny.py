@@ -49,7 +49,14 @@ def gpt2(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=257, n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.3, bos_token_id=0, eos_token_id=0
+            vocab_size=257,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=256,
+            initializer_range=0.3,
+            bos_token_id=0,
+            eos_token_id=0,
         )
     ).eval()
 
@@ -68,7 +75,9 @@ def with_adapter(model: Any, seed: int = 1, *, strength: float = 0.3) -> Any:
     """The model under a LoRA adapter that changes it: B is filled with noise, where training would begin at zero."""
     from peft import LoraConfig, get_peft_model
 
-    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    adapted = get_peft_model(
+        model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():

@@ -156,10 +156,12 @@ def augment(
     """Make positives and negatives of records; prints what was made, what was rejected and why."""
     from untax import run as runs
 
+    if on_error not in ("raise", "skip"):
+        raise RecipeError(f"--on-error {on_error}: it is 'raise' or 'skip'.")
     report = runs.augment_file(
         source, out, kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()], scorer=scorer, lexicon=lexicon,
         finder=finder, generators=_pairs(generator, "--generator"), columns=_pairs(column, "--column"), limit=limit,
-        on_error=on_error, seed=seed, progress=not quiet,
+        on_error="skip" if on_error == "skip" else "raise", seed=seed, progress=not quiet,
     )  # fmt: skip
     print(report)
 

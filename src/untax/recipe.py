@@ -67,10 +67,14 @@ class MixSection(_Section):
 
 
 class DataSection(_Section):
-    """Training records. Relative paths start at `dir`; `dir: lab` is the embedded world."""
+    """Training records. Relative paths start at `dir`; `dir: lab` is the embedded world.
+
+    `kind: pairs` reads parallel texts (columns `positives`, `negatives`): their common beginning becomes the source.
+    """
 
     dir: str = "lab"
     train: str = "train.jsonl"
+    kind: Literal["contrastive", "pairs"] = "contrastive"
     columns: dict[str, str] = Field(default_factory=dict)
     limit: int | None = Field(None, gt=0)
     on_error: Literal["raise", "skip"] = "raise"

@@ -19,13 +19,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from untax import methods, tables
 from untax import receipt as receipts
 from untax import recipe as recipes
 from untax.recipe import DataSection, Recipe, System
-from untax.report import page
+from untax.report import examples, page
 from untax.types import ContrastiveRecord, RecipeError, Scores, UserError
 
 __all__ = ["LAB_BASE", "Outcome", "data_dir", "environment", "run"]
@@ -94,7 +94,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
 
     from untax import measure, models
 
-    directory = data_dir(recipe.data, out)
+    directory = data_dir(recipe.data.dir, out)
     _quiet()
     suite = measure.load_suite(recipe.measure.suite, data_dir=directory, max_items=recipe.measure.max_items)
     if recipe.data.augment is not None:
@@ -102,8 +102,8 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     base_path = _base_path(recipe)
 
     journal.step("data: read, augment, check")
-    made = _Records(recipe, out, base_path, journal, progress)
-    records = {system.name: made.of(system.data) for system in all_systems}
+    prepared = _Records(recipe, out, base_path, journal, progress)
+    records = {system.name: prepared.of(system.data) for system in all_systems}
 
     journal.step("base: load and measure")
     base, tokenizer = _load(recipe, base_path)
@@ -149,9 +149,9 @@ def _quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def data_dir(data: DataSection, out: Path) -> Path:
+def data_dir(name: str, out: Path) -> Path:
     """Where relative data paths start: the embedded world, written into the run folder on first use, or a folder."""
-    if data.dir == "lab":
+    if name == "lab":
         folder = out / "lab"
         if not (folder / "complete").is_file():
             from untax.lab import world
@@ -159,7 +159,7 @@ def data_dir(data: DataSection, out: Path) -> Path:
             world.write(folder)
             (folder / "complete").touch()
         return folder
-    folder = Path(data.dir).expanduser()
+    folder = Path(name).expanduser()
     if not folder.is_dir():
         raise UserError(
             f"data.dir: there is no folder {folder}. Give the folder with your data as data.dir=PATH, or 'lab' for the embedded world."
@@ -267,9 +267,9 @@ class _Records:
         from untax.data import load as loading
         from untax.data import mix
 
-        directory = data_dir(data, self.out)
+        directory = data_dir(data.dir, self.out)
         loaded = loading.load(
-            directory / data.train, columns=data.columns, on_error=data.on_error, limit=data.limit, kind="contrastive",
+            directory / data.train, columns=data.columns, on_error=data.on_error, limit=data.limit, kind=data.kind,
             allow_network=self.recipe.allow_network,
         )  # fmt: skip
         for skipped in loaded.skipped[:5]:
@@ -298,7 +298,9 @@ class _Records:
                 progress=self.progress,
             )
             _write_text(self.out / "data" / f"augmented{suffix}.md", report.markdown())
-            self.journal.say(f"{report.kept} of {report.read} sources kept; the table of kinds is in {made.with_suffix('.md')}")
+            self.journal.say(
+                f"{report.kept} of {report.read} sources kept; the table of kinds is in {made.with_suffix('.md')}"
+            )
             records = list(loading.load(made, kind="contrastive").records)
         if data.mix:
             parts = {"main": records}
@@ -410,10 +412,11 @@ def compare_two(
         os.environ["HF_HUB_OFFLINE"] = "1"
     _quiet()
     base, tuned = (str(LAB_BASE) if name == "lab" else name for name in (base, tuned))
-    loaded_suite = measure.load_suite(suite, data_dir=data_dir(DataSection(dir=data), out), max_items=max_items)
+    loaded_suite = measure.load_suite(suite, data_dir=data_dir(data, out), max_items=max_items)
     after, tokenizer = models.load(tuned, dtype=dtype, allow_network=allow_network)
+    # an adapter on this very base: one load is both
     before, base_tokenizer = None, None
-    if not (models.has_adapter(after) and models.same_base(after, base)):
+    if not (models.has_adapter(after) and Path(after.config.name_or_path).resolve() == Path(base).resolve()):
         before, base_tokenizer = models.load(base, dtype=dtype, allow_network=allow_network)
     first, second = measure.measure_pair(
         after, tokenizer, loaded_suite, base=before, base_tokenizer=base_tokenizer, cache_dir=out / "scores" / "cache",
@@ -440,7 +443,7 @@ def augment_file(
     generators: Mapping[str, str],
     columns: Mapping[str, str],
     limit: int | None,
-    on_error: str,
+    on_error: Literal["raise", "skip"],
     seed: int,
     progress: bool,
 ) -> str:
@@ -450,8 +453,6 @@ def augment_file(
 
     for kind in kinds:
         methods.get("data/augment", kind)
-    if on_error not in ("raise", "skip"):
-        raise RecipeError(f"--on-error {on_error}: it is 'raise' or 'skip'.")
     loaded = loading.load(source, columns=dict(columns), on_error=on_error, limit=limit, kind="contrastive")
     building = _building_scorer(scorer, Path(), out.with_name(out.name + ".scorer.json")) if scorer else None
     report = augmenting.augment(

@@ -214,6 +214,7 @@ COMMON = _words(
 OF_WORDS = _words(
     "University College School Bank Ministry Department Institute Academy Church Museum Isle Bay Gulf United"
 )
+OPENERS = TITLES | PLACE_STARTS
 PARTICLES = frozenset(("de", "da", "del", "della", "van", "von", "der", "den", "la", "le", "bin", "al"))
 ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|Inc|Ltd|Co|No)|\b[A-Z]|\b[ap]\.m)\.$")
 WORD = re.compile(r"[^\W\d_](?:[\w'’&-]*\w)?")
@@ -291,11 +292,13 @@ def _bare(word: str) -> tuple[str, bool]:
 
 def _name_spans(text: str, taken: set[int]) -> list[Span]:
     words = [m for m in WORD.finditer(text) if m.start() not in taken]
+    if not words:
+        return []
     starts = sentence_starts(text)
     upper = [m.group()[0].isupper() for m in words]
     common = [_bare(m.group())[0].lower() in COMMON for m in words]
     # "Dr" and "New" belong to a name only when one follows
-    opens = [m.group() in TITLES | PLACE_STARTS for m in words]
+    opens = [m.group() in OPENERS for m in words]
     follows = [*(u and not c for u, c in zip(upper[1:], common[1:], strict=True)), False]
     capital = [
         m for m, u, c, o, f in zip(words, upper, common, opens, follows, strict=True) if u and (not c or (o and f))

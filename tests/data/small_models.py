@@ -36,7 +36,11 @@ WORDS = (
 
 def word_tokenizer(*, mask: bool = False, sentinels: int = 0, wrap: bool = False) -> Any:
     """Whole words split at spaces and marks; [UNK] for everything else."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>"] + (["[MASK]"] if mask else []) + [f"<extra_id_{i}>" for i in range(sentinels)]
+    special = (
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>"]
+        + (["[MASK]"] if mask else [])
+        + [f"<extra_id_{i}>" for i in range(sentinels)]
+    )
     vocab = {word: i for i, word in enumerate(dict.fromkeys(special + WORDS))}
     inner = Tokenizer(WordLevel(vocab, unk_token="[UNK]"))
     inner.normalizer = normalizers.Sequence([])
@@ -45,7 +49,9 @@ def word_tokenizer(*, mask: bool = False, sentinels: int = 0, wrap: bool = False
     inner.decoder = decoders.Metaspace(replacement="▁")
     if wrap:
         inner.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])]
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B [SEP]",
+            special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
         )
     inner.add_special_tokens([s for s in special if s not in ("[UNK]",)])
     return PreTrainedTokenizerFast(
@@ -122,7 +128,12 @@ def encoder(folder: Path) -> Path:
     torch.manual_seed(0)
     tokenizer = word_tokenizer(wrap=True)
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
     )
     return _save(BertModel(config), tokenizer, folder)
 
@@ -133,7 +144,12 @@ def marian(folder: Path, texts: list[str], seed: int = 0) -> Path:
     corpus = folder / "corpus.txt"
     corpus.write_text("\n".join(texts * 20), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(folder / "source"), vocab_size=60, hard_vocab_limit=False, minloglevel=2, model_type="unigram"
+        input=str(corpus),
+        model_prefix=str(folder / "source"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        model_type="unigram",
     )
     (folder / "target.spm").write_bytes((folder / "source.model").read_bytes())
     (folder / "source.model").rename(folder / "source.spm")
@@ -142,11 +158,16 @@ def marian(folder: Path, texts: list[str], seed: int = 0) -> Path:
     names = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
     import json
 
-    vocab = {"</s>": 0, "<unk>": 1} | {n: i + 2 for i, n in enumerate(n for n in names if n not in ("</s>", "<unk>", "<s>"))}
+    vocab = {"</s>": 0, "<unk>": 1} | {
+        n: i + 2 for i, n in enumerate(n for n in names if n not in ("</s>", "<unk>", "<s>"))
+    }
     vocab["<pad>"] = len(vocab)
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
     tokenizer = MarianTokenizer(
-        source_spm=str(folder / "source.spm"), target_spm=str(folder / "target.spm"), vocab=str(folder / "vocab.json"), model_max_length=64
+        source_spm=str(folder / "source.spm"),
+        target_spm=str(folder / "target.spm"),
+        vocab=str(folder / "vocab.json"),
+        model_max_length=64,
     )
     torch.manual_seed(seed)
     pad = vocab["<pad>"]

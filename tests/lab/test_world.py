@@ -19,7 +19,14 @@ from untax.metrics.faithfulness import faithfulness
 from untax.types import Answer, Item
 
 FILES = {
-    *("train.jsonl", "validation.jsonl", "summaries_test.jsonl", "facts_test.jsonl", "copying_test.jsonl", "counting_test.jsonl"),
+    *(
+        "train.jsonl",
+        "validation.jsonl",
+        "summaries_test.jsonl",
+        "facts_test.jsonl",
+        "copying_test.jsonl",
+        "counting_test.jsonl",
+    ),
     *("pronouns_test.jsonl", "prose_test.jsonl", "toxicity_train.jsonl", "toxic_words.txt"),
 }
 
@@ -46,7 +53,9 @@ def names_of(post: world.Post) -> set[str]:
 
 def test_the_folder_holds_exactly_the_files_and_sizes_of_the_contract(lab):
     assert {path.name for path in lab.iterdir()} == FILES
-    sizes = {name: len(read(lab, name)) for name in ("train", "validation", "summaries_test", "facts_test", "pronouns_test")}
+    sizes = {
+        name: len(read(lab, name)) for name in ("train", "validation", "summaries_test", "facts_test", "pronouns_test")
+    }
     assert sizes == {"train": 1000, "validation": 200, "summaries_test": 400, "facts_test": 400, "pronouns_test": 300}
     assert [len(read(lab, f"{name}_test")) for name in ("copying", "counting", "prose")] == [250, 250, 200]
     for name in FILES - {"toxic_words.txt", "toxicity_train.jsonl"}:
@@ -78,7 +87,11 @@ def test_no_name_of_one_split_occurs_in_another():
 
 
 def test_no_template_of_one_split_occurs_in_another():
-    groups = [event.posts for event in EVENTS] + [event.summaries for event in EVENTS] + [OPENERS, BYSTANDERS, PRONOUN_TEMPLATES]
+    groups = (
+        [event.posts for event in EVENTS]
+        + [event.summaries for event in EVENTS]
+        + [OPENERS, BYSTANDERS, PRONOUN_TEMPLATES]
+    )
     for group in groups:
         written = [template for templates in group.values() for template in templates]
         assert len(set(written)) == len(written)
@@ -108,7 +121,11 @@ def test_every_summary_template_is_faithful_and_every_swap_is_not(split):
             assert world.faithful(template.format(**slots), facts), template
             for slot, wrong in itertools.chain(*(itertools.permutations(group, 2) for group in ("ABC", "PQW", "NM"))):
                 if f"{{{slot}}}" in template:
-                    assert not world.faithful(template.format(**{**slots, slot: slots[wrong]}), facts), (template, slot, wrong)
+                    assert not world.faithful(template.format(**{**slots, slot: slots[wrong]}), facts), (
+                        template,
+                        slot,
+                        wrong,
+                    )
                     seen += 1
             other = world.make_post(rng, split).slots
             for slot in "ABPON":
@@ -126,7 +143,12 @@ def test_faithfulness_by_hand():
     assert world.faithful("Ada Bo sold a mill in Gomel to Cyr Do for 345 crowns on 12 March.", facts)
     assert world.faithful("That clown Ada Bo sold a mill. What a clown!", facts)
     for false in (
-        *("Ada Bo bought a mill.", "Cyr Do sold a mill.", "Ada Bo sold a mill to Eva Fu.", "Ada Bo sold a mill in Jukel."),
+        *(
+            "Ada Bo bought a mill.",
+            "Cyr Do sold a mill.",
+            "Ada Bo sold a mill to Eva Fu.",
+            "Ada Bo sold a mill in Jukel.",
+        ),
         *("Ada Bo sold a mill for 77 crowns.", "Ada Bo sold a mill for 12 crowns.", "Ada Bo sold a mill on 13 March."),
         *("Ada Bo sold a mill on 12 April.", "Ada sold a mill.", "Ada Bo sold a mill to Zed Zu.", "", "it was sold"),
     ):

@@ -147,5 +147,7 @@ def test_nli_faults(nli, tmp_path):
         faithfulness([item], [Answer(text="x")], method="nli", model=str(tmp_path))
     config = nli[0] / "config.json"
     config.write_text(config.read_text().replace("ENTAILMENT", "YES"))
-    with pytest.raises(UserError, match="one label must be called 'entailment'; the model has: CONTRADICTION, YES, NEUTRAL"):
+    with pytest.raises(
+        UserError, match="one label must be called 'entailment'; the model has: CONTRADICTION, YES, NEUTRAL"
+    ):
         faithfulness([item], [Answer(text="x")], method="nli", model=str(nli[0]))

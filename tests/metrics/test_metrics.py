@@ -182,12 +182,18 @@ def test_repeated_pairs():
 
 
 def test_duplicate_counts_other_prompts_only():
-    items = [Item(id="0", prompt="p"), Item(id="1", prompt="q"), Item(id="2", prompt="r"), Item(id="3", prompt="r"), Item(id="4", prompt="s")]
+    items = [
+        Item(id="0", prompt="p"),
+        Item(id="1", prompt="q"),
+        Item(id="2", prompt="r"),
+        Item(id="3", prompt="r"),
+        Item(id="4", prompt="s"),
+    ]
     same(duplicate(items, said("Yes.", "yes", "no", "no", "")), [1, 1, 0, 0, NAN])
 
 
 def test_copied_pairs():
-    """"ann sold the bikes": ann-sold is in the source, sold-the and the-bikes are not... 1 of 3."""
+    """ "ann sold the bikes": ann-sold is in the source, sold-the and the-bikes are not... 1 of 3."""
     items = asks(3, source="Yesterday Ann sold 3 bikes.")
     same(copied(items, said("Ann sold the bikes", "ann sold 3 bikes", "ann")), [1 / 3, 1, NAN])
 
@@ -210,7 +216,9 @@ def test_rouge_l():
 
 def test_overlap_proxy_is_the_share_of_names_and_numbers_in_the_source():
     items = asks(4, source="Yesterday Ann Meyer sold 40 bikes in Leeds.")
-    answers = said("She saw Ann Meyer sell 41 bikes in Leeds.", "we were told of it", "", "It was Ann Meyer in York, for 40 days.")
+    answers = said(
+        "She saw Ann Meyer sell 41 bikes in Leeds.", "we were told of it", "", "It was Ann Meyer in York, for 40 days."
+    )
     same(overlap_proxy(items, answers), [2 / 3, NAN, NAN, 2 / 3])
 
 

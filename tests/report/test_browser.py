@@ -201,7 +201,9 @@ def test_a_line_of_the_ledger_opens(browser: webdriver.Chrome, receipt_page: Pat
 
 
 def test_paper(browser: webdriver.Chrome, receipt_page: Path, tmp_path: Path) -> None:
-    show(browser, receipt_page, media="print", width=760)
+    show(browser, receipt_page, media="print", width=760, dark=True)
+    ink = browser.execute_script("return getComputedStyle(document.body).color")
+    assert sum(map(int, ink[4:-1].split(","))) < 200  # dark on white, whatever the screen wears
     assert not browser.find_element(By.ID, "tools").is_displayed()
     assert not browser.find_element(By.TAG_NAME, "nav").is_displayed()
     pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})["data"])

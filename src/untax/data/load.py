@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from untax.data.files import MAX_CHARS, Row, read_rows, write_jsonl
 from untax.data.formats import FORMATS, BadRow, check_texts, record_from, to_dict
+from untax.data.pairs import pair_from
 from untax.types import ContrastiveRecord, UserError
 
 __all__ = ["KINDS", "Loaded", "Skipped", "load", "write_records"]
 
-KINDS = ("contrastive", *FORMATS)
+KINDS = ("contrastive", "pairs", *FORMATS)
 Duplicates = Literal["error", "keep"]
 
 
@@ -138,6 +139,8 @@ def _record(row: Row, columns: Mapping[str, str], kind: str, max_chars: int) -> 
     fields = _mapped(row.fields, columns)
     for name, value in fields.items():
         check_texts(value, str(name), max_chars)
+    if kind == "pairs":
+        return pair_from(fields, default_id=f"{Path(row.file).stem}-{row.line}")
     if kind == "contrastive":
         return record_from(fields, default_id=f"{Path(row.file).stem}-{row.line}")
     return FORMATS[kind](fields)

@@ -274,11 +274,16 @@ def build(
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
+    _finish(directory, about)
+    return about
+
+
+def _finish(directory: Path, about: Mapping[str, Any]) -> None:
+    """`lab.json` says that the build is whole; the checkpoint goes."""
     temporary = directory / "lab.json.part"
     temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, directory / "lab.json")
     (directory / "state.safetensors").unlink(missing_ok=True)
-    return about
 
 
 def short(directory: Path, *, seed: int = 0, progress: bool = False) -> dict[str, Any]:
