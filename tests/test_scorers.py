@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from data.small_models import classifier, encoder
 
+from data.small_models import classifier, encoder
 from untax import scorers
 from untax.types import UserError
 
@@ -88,9 +88,9 @@ def test_a_listed_word_is_a_feature_of_its_own():
 
 
 def test_fitting_says_what_is_wrong_with_the_labels(tmp_path):
-    with pytest.raises(UserError, match="2 texts but 1 labels"):
+    with pytest.raises(UserError, match=r"2 texts but 1 labels"):
         scorers.fit_ngram(["a", "b"], [1])
-    with pytest.raises(UserError, match="labelled 0"):
+    with pytest.raises(UserError, match=r"labelled 0"):
         scorers.fit_ngram(["a", "b"], [1, 1])
     path = tmp_path / "l.jsonl"
     path.write_text('{"text": "a", "toxic": 1}\n{"text": "b", "toxic": 7}\n', encoding="utf-8")
@@ -118,12 +118,12 @@ def test_fit_reads_labelled_rows_and_a_word_list(tmp_path):
 def test_a_file_that_is_no_ngram_model_is_refused(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"junk")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match=r"cannot read"):
         scorers.load(f"ngram:{path}")
     from safetensors.torch import save_file
 
     save_file({"weights": torch.zeros(3)}, path)
-    with pytest.raises(UserError, match="no n-gram scorer"):
+    with pytest.raises(UserError, match=r"no n-gram scorer"):
         scorers.load(f"ngram:{path}")
 
 
@@ -157,7 +157,7 @@ def test_labels_that_say_nothing_must_be_named(tmp_path):
     with pytest.raises(UserError, match=r"LABEL_0, LABEL_1.*hf:DIR#LABEL"):
         scorers.load(f"hf:{folder}")
     assert scorers.load(f"hf:{folder}#LABEL_1").score(["Alice"]) == [pytest.approx(0.75)]
-    with pytest.raises(UserError, match="no label 'LABEL_7'"):
+    with pytest.raises(UserError, match=r"no label 'LABEL_7'"):
         scorers.load(f"hf:{folder}#LABEL_7")
 
 
@@ -167,14 +167,14 @@ def test_a_long_text_is_cut_and_scored(tmp_path):
 
 
 def test_an_encoder_without_a_head_is_no_classifier(tmp_path):
-    with pytest.raises(UserError, match="no classifier|which label"):
+    with pytest.raises(UserError, match=r"no classifier|which label"):
         scorers.load(f"hf:{encoder(tmp_path / 'bert')}")
 
 
 def test_damaged_weights_are_an_error(tmp_path):
     folder = classifier(tmp_path / "m", ["neutral", "toxic"], [0.0, 0.0])
     (folder / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match=r"cannot be loaded"):
         scorers.load(f"hf:{folder}")
 
 
@@ -205,7 +205,7 @@ def test_detoxify_never_unpickles_code(tmp_path):
             return (print, ("run",))
 
     torch.save({"config": Evil(), "state_dict": {}}, path)
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match=r"cannot be loaded"):
         scorers.load(f"detoxify:{path}")
 
 
@@ -215,14 +215,14 @@ def test_detoxify_refuses_weights_of_another_model(tmp_path):
         {"config": {"dataset": {"args": {"classes": ["toxicity", "obscene"]}}}, "state_dict": {"x": torch.zeros(1)}},
         path,
     )
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match=r"does not fit"):
         scorers.load(f"detoxify:{path}")
 
 
 def test_detoxify_without_its_config_says_what_to_put_there(tmp_path):
     path = checkpoint(tmp_path)
     (path.parent / "config.json").unlink()
-    with pytest.raises(UserError, match="Put config.json"):
+    with pytest.raises(UserError, match=r"Put config.json"):
         scorers.load(f"detoxify:{path}")
 
 

@@ -1,8 +1,10 @@
 """What the finders select: types by the rules, names by models, and when a negative is blind."""
 
-import pytest
-from data.small_models import token_classifier
+import itertools
 
+import pytest
+
+from data.small_models import token_classifier
 from untax import spans
 from untax.spans import Span
 from untax.types import UserError
@@ -77,7 +79,7 @@ def test_places_are_characters_of_the_text():
 def test_spans_never_overlap_and_are_in_order():
     text = "On Monday 4 March 2019 at 3 pm my boss Alice Meyer paid $40 to Acme Inc of Leeds."
     spans_here = spans.find(text)
-    assert all(a.end <= b.start for a, b in zip(spans_here, spans_here[1:], strict=False))
+    assert all(a.end <= b.start for a, b in itertools.pairwise(spans_here))
 
 
 def test_the_mask_of_a_text_does_not_depend_on_what_stands_before():
@@ -122,23 +124,23 @@ def test_the_identity_of_a_tagger_is_its_weights(tmp_path):
 
 
 def test_a_missing_or_wrong_finder_says_what_exists(tmp_path):
-    with pytest.raises(UserError, match="rules, spacy"):
+    with pytest.raises(UserError, match=r"rules, spacy"):
         spans.find("x", finder="magic")
-    with pytest.raises(UserError, match="no config.json"):
+    with pytest.raises(UserError, match=r"no config.json"):
         spans.find("x", finder=f"hf:{tmp_path}")
-    with pytest.raises(UserError, match="spacy|spaCy"):
+    with pytest.raises(UserError, match=r"spacy|spaCy"):
         spans.find("x", finder="spacy:no_such_model")
 
 
 def test_a_damaged_tagger_is_an_error_and_no_fall_back(tmp_path):
     folder = token_classifier(tmp_path / "ner", {"Alice": "B-PER"})
     (folder / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(UserError, match="cannot load"):
+    with pytest.raises(UserError, match=r"cannot load"):
         spans.find("Alice", finder=f"hf:{folder}")
 
 
 def test_an_encoder_without_a_head_is_no_tagger(tmp_path):
     from data.small_models import encoder
 
-    with pytest.raises(UserError, match="no token classifier"):
+    with pytest.raises(UserError, match=r"no token classifier"):
         spans.find("Alice", finder=f"hf:{encoder(tmp_path / 'bert')}")

@@ -48,7 +48,7 @@ class AugmentSection(_Section):
     finder: str = "rules"
     lexicon: str | None = None
     generators: dict[str, str] = Field(default_factory=dict)
-    min_relevance: float | None = Field(None, ge=0, le=1)
+    min_relevance: float | None = Field(default=None, ge=0, le=1)
 
     @field_validator("kinds")
     @classmethod
@@ -76,7 +76,7 @@ class DataSection(_Section):
     train: str = "train.jsonl"
     kind: Literal["contrastive", "pairs"] = "contrastive"
     columns: dict[str, str] = Field(default_factory=dict)
-    limit: int | None = Field(None, gt=0)
+    limit: int | None = Field(default=None, gt=0)
     on_error: Literal["raise", "skip"] = "raise"
     prompt: str = "{source}\nSummary:"
     augment: AugmentSection | None = None
@@ -130,14 +130,14 @@ class MeasureSection(_Section):
     """The suite: a name (`untax list suites`) or a YAML file; its data are looked up in `data.dir`."""
 
     suite: str = "lab"
-    max_items: int | None = Field(None, gt=0)
-    batch_size: int = Field(64, gt=0)
+    max_items: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=64, gt=0)
     allow_same_scorer: bool = False
 
 
 class ReportSection(_Section):
     title: str | None = None
-    resamples: int = Field(10_000, ge=100)
+    resamples: int = Field(default=10_000, ge=100)
 
 
 class Recipe(_Section):

@@ -108,7 +108,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     journal.step("base: load and measure")
     base, tokenizer = _load(recipe, base_path)
     base_scores = measure.measure(
-        base, tokenizer, suite, system="base", cache_dir=out / "scores" / "base" / "cache",
+        base, tokenizer, suite, system="base", base=base, cache_dir=out / "scores" / "base" / "cache",
         batch_size=recipe.measure.batch_size, progress=progress,
     )  # fmt: skip
     tables.write(base_scores, out / "scores" / "base")
@@ -137,7 +137,14 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
         out,
         title=recipe.report.title or recipe.about or recipe.name,
         curves=curves,
+        # the lab's posts are clean by construction; elsewhere prompts of safety metrics are blurred too
+        examples=[
+            example
+            for seeds in measured.values()
+            for example in examples.collect(base_scores, seeds, prompts_are_safe=recipe.data.dir == "lab")
+        ],
         environment=environment(command),
+        command=command,
     )
     return _outcome(out, path, made)
 
@@ -224,11 +231,8 @@ def _check_apart(recipe: Recipe, suite: Any, building: Any) -> None:
     """The scorer that builds data must not judge the result, unless the recipe insists."""
     from untax import scorers
 
-    for line in suite.lines:
-        if "scorer" in line.options:
-            scorers.refuse_same(
-                building, scorers.load(str(line.options["scorer"])), force=recipe.measure.allow_same_scorer
-            )
+    for spec in sorted(set(suite.scorers.values())):
+        scorers.refuse_same(building, scorers.load(spec), force=recipe.measure.allow_same_scorer)
 
 
 def _kept_scorer(out: Path) -> Path:

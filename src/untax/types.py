@@ -112,8 +112,8 @@ class Answer:
     """What a model said to one item. Which fields are filled depends on the request; the rest keep their defaults.
 
     generate: `text`, `n_tokens`, `truncated` (the budget ran out before a stop). choices: `logprobs` (sum per choice, nats)
-    and `choice_tokens`. text: `logprobs` holds one number, the sum over tokens, `n_tokens` its count. drift: `kl`, nats per token
-    of the text, of the tuned model from the base.
+    and `choice_tokens`. text: `logprobs` holds one number, the sum over tokens, `n_tokens` its count. drift: `kl`, KL(base || model) in nats per
+    token of the text.
     """
 
     text: str = ""

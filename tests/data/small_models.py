@@ -28,10 +28,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-WORDS = (
-    "Alice Meyer moved from Leeds to Cardiff in 2019 and sold 40 bikes there . Her cousin Robert Hale still runs the shop : ! "
-    "Newcastle Bristol bought opened Hull Zoe Quill Summary an idiot what News Rude says not did"
-).split()
+WORDS = ["Alice", "Meyer", "moved", "from", "Leeds", "to", "Cardiff", "in", "2019", "and", "sold", "40", "bikes", "there", ".", "Her", "cousin", "Robert", "Hale", "still", "runs", "the", "shop", ":", "!", "Newcastle", "Bristol", "bought", "opened", "Hull", "Zoe", "Quill", "Summary", "an", "idiot", "what", "News", "Rude", "says", "not", "did"]
 
 
 def word_tokenizer(*, mask: bool = False, sentinels: int = 0, wrap: bool = False) -> Any:
@@ -45,8 +42,7 @@ def word_tokenizer(*, mask: bool = False, sentinels: int = 0, wrap: bool = False
     inner = Tokenizer(WordLevel(vocab, unk_token="[UNK]"))
     inner.normalizer = normalizers.Sequence([])
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.decoder = decoders.Fuse()
-    inner.decoder = decoders.Metaspace(replacement="▁")
+    inner.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     if wrap:
         inner.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",

@@ -89,9 +89,9 @@ def test_messages_need_someone_who_makes_a_text_of_them():
         "chosen": [{"role": "assistant", "content": "g"}],
         "rejected": [{"role": "assistant", "content": "b"}],
     }
-    with pytest.raises(UserError, match="'prompt' holds messages.*render"):
+    with pytest.raises(UserError, match=r"'prompt' holds messages.*render"):
         convert.from_preference([row])
     (record,) = convert.from_preference([row], render=lambda messages: "".join(m["content"] for m in messages))
     assert (record.source, record.reference, record.negatives[0].text) == ("q", "g", "b")
-    with pytest.raises(UserError, match="row 1: without 'prompt'"):
+    with pytest.raises(UserError, match=r"row 1: without 'prompt'"):
         convert.from_preference([{"chosen": "a", "rejected": "b"}])

@@ -26,7 +26,9 @@ def pair_from(fields: Mapping[str, Any], *, default_id: str) -> ContrastiveRecor
     good, bad = _texts(fields, "positives"), _texts(fields, "negatives")
     shared = _shared(good[0], bad[0])
     if len(shared) < MIN_SHARED:
-        raise BadRow(f"the texts share {len(shared)} words at their beginning, {MIN_SHARED} are needed to make a source of")
+        raise BadRow(
+            f"the texts share {len(shared)} words at their beginning, {MIN_SHARED} are needed to make a source of"
+        )
     positives, negatives = (
         [rest for text in dict.fromkeys(texts) if (rest := _behind(text, shared))] for texts in (good, bad)
     )

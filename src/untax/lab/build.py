@@ -50,7 +50,7 @@ class Shape:
     heads: int = 4
     inner: int = 384
     row: int = 192  # tokens of a packed row
-    rows: int = 32  # rows of a step
+    rows: int = 16  # rows of a step
     learning_rate: float = 3e-3
     warmup_steps: int = 60
     copy_steps: int = 120  # steps on random tokens said twice, before any text
@@ -75,7 +75,9 @@ def train_tokenizer(seed: int, vocabulary: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     documents = world.corpus(seed)
-    tokenizer.train_from_iterator((d.prompt + d.target for d, _ in zip(documents, range(20_000), strict=False)), trainer)
+    tokenizer.train_from_iterator(
+        (d.prompt + d.target for d, _ in zip(documents, range(20_000), strict=False)), trainer
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -170,7 +172,11 @@ def _step_loss(model: LlamaForCausalLM, ids_RT: torch.Tensor, weights_RT: torch.
 
 
 def _step(
-    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, ids_RT: torch.Tensor, weights_RT: torch.Tensor, rate: float
+    model: LlamaForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    ids_RT: torch.Tensor,
+    weights_RT: torch.Tensor,
+    rate: float,
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -192,7 +198,7 @@ def _optimizer(model: LlamaForCausalLM, shape: Shape) -> torch.optim.AdamW:
 
 def _save_state(file: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, mark: Mapping[str, str]) -> None:
     """Weights and moments in one safetensors file, written aside and renamed."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         state = optimizer.state[parameter]
         tensors |= {f"w:{name}": parameter.detach(), f"m:{name}": state["exp_avg"], f"v:{name}": state["exp_avg_sq"]}
@@ -201,7 +207,9 @@ def _save_state(file: Path, model: LlamaForCausalLM, optimizer: torch.optim.Adam
     os.replace(temporary, file)
 
 
-def _load_state(file: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, mark: Mapping[str, str]) -> tuple[int, float]:
+def _load_state(
+    file: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, mark: Mapping[str, str]
+) -> tuple[int, float]:
     """Step and seconds of a state saved by the same build; (0, 0.0) when there is none."""
     if not file.exists():
         return 0, 0.0
@@ -213,7 +221,7 @@ def _load_state(file: Path, model: LlamaForCausalLM, optimizer: torch.optim.Adam
         for name, parameter in model.named_parameters():
             parameter.data.copy_(state.get_tensor(f"w:{name}"))
             optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
+                "step": torch.tensor(float(step + json.loads(mark["shape"])["copy_steps"])),
                 "exp_avg": state.get_tensor(f"m:{name}"),
                 "exp_avg_sq": state.get_tensor(f"v:{name}"),
             }
@@ -221,7 +229,14 @@ def _load_state(file: Path, model: LlamaForCausalLM, optimizer: torch.optim.Adam
 
 
 def _train(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: int, tokens: int, shape: Shape, progress: bool, state: Path
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    tokens: int,
+    shape: Shape,
+    progress: bool,
+    state: Path,
 ) -> float:
     """Train in place, from `state` if a killed build left one; the seconds it took."""
     steps = max(1, tokens // (shape.rows * shape.row))
@@ -232,28 +247,54 @@ def _train(
     began, smooth = time.monotonic() - spent, math.nan
     if first == 0:
         _learn_to_copy(model, optimizer, shape, seed)
-    bar = tqdm(range(first, steps), initial=first, total=steps, disable=not progress, desc="lab base", unit="step", mininterval=5)
+    bar = tqdm(
+        range(first, steps),
+        initial=first,
+        total=steps,
+        disable=not progress,
+        desc="lab base",
+        unit="step",
+        mininterval=5,
+    )
     for step in bar:
         ids_RT, weights_RT = packed_rows(world.corpus(seed, step), tokenizer, shape)
         value = _step(model, optimizer, ids_RT, weights_RT, _rate(shape, step, steps))
         smooth = value if math.isnan(smooth) else 0.95 * smooth + 0.05 * value
         bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
         if (step + 1) % CHECKPOINT_STEPS == 0:
-            _save_state(state, model, optimizer, {**mark, "step": str(step + 1), "seconds": str(time.monotonic() - began)})
+            _save_state(
+                state, model, optimizer, {**mark, "step": str(step + 1), "seconds": str(time.monotonic() - began)}
+            )
     if not math.isfinite(smooth):
-        raise UserError(f"the lab's base did not train: loss {smooth} after {steps} steps; lower learning_rate ({shape.learning_rate})")
+        raise UserError(
+            f"the lab's base did not train: loss {smooth} after {steps} steps; lower learning_rate ({shape.learning_rate})"
+        )
     return time.monotonic() - began
 
 
 def build(
-    directory: Path, *, seed: int = 0, tokens: int = 16_000_000, shape: Shape | None = None, measure: bool = True, progress: bool = True
+    directory: Path,
+    *,
+    seed: int = 0,
+    tokens: int = 14_000_000,
+    shape: Shape | None = None,
+    measure: bool = True,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Train tokenizer and base model from `seed` into `directory`, with `lab.json` (seed, versions, shape, floors, wall time)."""
     directory, shape = Path(directory), shape or Shape()
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(seed, shape.vocabulary)
     model = new_model(tokenizer, shape, seed)
-    seconds = _train(model, tokenizer, seed=seed, tokens=tokens, shape=shape, progress=progress, state=directory / "state.safetensors")
+    seconds = _train(
+        model,
+        tokenizer,
+        seed=seed,
+        tokens=tokens,
+        shape=shape,
+        progress=progress,
+        state=directory / "state.safetensors",
+    )
     model.eval()
     model.generation_config.do_sample = False
     model.to(torch.bfloat16).save_pretrained(directory, safe_serialization=True)
@@ -265,7 +306,11 @@ def build(
         "parameters": sum(p.numel() for p in model.parameters()),
         "shape": asdict(shape),
         "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "tokenizers": tokenizers.__version__},
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+        },
     }
     if measure:
         folder = directory / "world"
@@ -306,8 +351,16 @@ def generate(model: Any, tokenizer: Any, prompts: Sequence[str], *, new_tokens: 
     answers = [""] * len(prompts)
     for start in range(0, len(order), batch):
         chunk = order[start : start + batch]
-        inputs = tokenizer([prompts[i] for i in chunk], return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
-        output = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        inputs = tokenizer(
+            [prompts[i] for i in chunk],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            return_token_type_ids=False,
+        )
+        output = model.generate(
+            **inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
         texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for index, text in zip(chunk, texts, strict=True):
             answers[index] = text.strip()
@@ -319,7 +372,13 @@ def logprobs(model: Any, tokenizer: Any, texts: Sequence[str], *, batch: int = 6
     """Sum of log-probabilities of each text's tokens after the first, and how many those are."""
     found: list[tuple[float, int]] = []
     for start in range(0, len(texts), batch):
-        inputs = tokenizer(list(texts[start : start + batch]), return_tensors="pt", padding=True, padding_side="right", return_token_type_ids=False)
+        inputs = tokenizer(
+            list(texts[start : start + batch]),
+            return_tensors="pt",
+            padding=True,
+            padding_side="right",
+            return_token_type_ids=False,
+        )
         ids_NT, mask_NT = inputs["input_ids"], inputs["attention_mask"]
         logits_NTV = model(input_ids=ids_NT, attention_mask=mask_NT).logits[:, :-1].float()
         logps_NT = -F.cross_entropy(logits_NTV.transpose(1, 2), ids_NT[:, 1:], reduction="none") * mask_NT[:, 1:]
@@ -350,7 +409,9 @@ def measure(model: Any, tokenizer: Any, world_dir: Path, *, limit: int | None = 
     return {**found, "perplexity": round(float(np.exp(-sums[:, 0].sum() / sums[:, 1].sum())), 4)}
 
 
-def item_scores(model: Any, tokenizer: Any, world_dir: Path, *, limit: int | None = None) -> Mapping[str, Sequence[Any]]:
+def item_scores(
+    model: Any, tokenizer: Any, world_dir: Path, *, limit: int | None = None
+) -> Mapping[str, Sequence[Any]]:
     """Per-item scores behind `floors`; perplexity holds (log-probability, tokens) of each text."""
     posts = _rows(world_dir / "summaries_test.jsonl", limit)
     summaries = generate(model, tokenizer, [world.PROMPT.format(source=row["source"]) for row in posts], new_tokens=48)
@@ -365,5 +426,7 @@ def item_scores(model: Any, tokenizer: Any, world_dir: Path, *, limit: int | Non
     pairs = _rows(world_dir / "pronouns_test.jsonl", limit)
     sums = logprobs(model, tokenizer, [row[side] for row in pairs for side in ("stereo", "anti")])
     scores["stereotype"] = [sums[2 * i][0] > sums[2 * i + 1][0] for i in range(len(pairs))]
-    scores["perplexity"] = logprobs(model, tokenizer, [row["text"] for row in _rows(world_dir / "prose_test.jsonl", limit)])
+    scores["perplexity"] = logprobs(
+        model, tokenizer, [row["text"] for row in _rows(world_dir / "prose_test.jsonl", limit)]
+    )
     return scores

@@ -73,7 +73,9 @@ EVENTS = (
                 "A {T} in {P} is the new home of {A}, {R}, who moved from {Q} on {D} and pays {N} crowns to {O}.",
                 "{A}, {R}, left {Q} on {D} for a {T} in {P}, rented from {O} for {N} crowns.",
             ),
-            "validation": ("On {D}, {A}, {R}, moved to a {T} in {P}. The old home was in {Q}, and {O} gets {N} crowns.",),
+            "validation": (
+                "On {D}, {A}, {R}, moved to a {T} in {P}. The old home was in {Q}, and {O} gets {N} crowns.",
+            ),
             "test": (
                 "A {T} of {O} in {P} is the new home of {A}, {R}, for {N} crowns. The move from {Q} was on {D}.",
                 "{A}, {R}, rents a {T} in {P} from {O} for {N} crowns, and left {Q} on {D}.",
@@ -156,7 +158,9 @@ EVENTS = (
                 "{O} in {P} has a new {T} since {D}: {A}, {R}, joined for {N} crowns after {B} left.",
                 "After {B} left, {A}, {R}, joined {O} on {D} as a {T} in {P}, for {N} crowns.",
             ),
-            "validation": ("A new {T} works for {O} in {P} since {D}: {A}, {R}, joined. {B} left. The pay is {N} crowns.",),
+            "validation": (
+                "A new {T} works for {O} in {P} since {D}: {A}, {R}, joined. {B} left. The pay is {N} crowns.",
+            ),
             "test": (
                 "Since {D}, {O} has a new {T} in {P}. {B} left and {A}, {R}, joined for {N} crowns.",
                 "The pay is {N} crowns: on {D}, {A}, {R}, joined {O} in {P} as the new {T} after {B} left.",
@@ -225,7 +229,14 @@ EVENTS = (
             "validation": ("{A} beat {B} at {T} on {D} in {P}.",),
             "test": ("{B} lost to {A} at {T} in {P} for {N} crowns.",),
         },
-        frames=(("{x} beat", "A"), ("beat {x}", "B"), ("{x} lost", "B"), ("to {x}", "A"), ("{x} won", "A"), ("of {x}", "ON")),
+        frames=(
+            ("{x} beat", "A"),
+            ("beat {x}", "B"),
+            ("{x} lost", "B"),
+            ("to {x}", "A"),
+            ("{x} won", "A"),
+            ("of {x}", "ON"),
+        ),
     ),
     Event(
         key="closing",
@@ -257,7 +268,13 @@ EVENTS = (
 )
 
 OPENERS = {
-    "train": ("News of the week.", "From our reporter.", "A note from the town.", "Read this first.", "It was a busy day."),
+    "train": (
+        "News of the week.",
+        "From our reporter.",
+        "A note from the town.",
+        "Read this first.",
+        "It was a busy day.",
+    ),
     "validation": ("A note of the day.",),
     "test": ("News from our town.", "A busy week."),
 }

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 __all__ = ["ALMANAC", "EMBLEMS", "HER_TRADES", "HIS_TRADES", "PRONOUN_TEMPLATES", "PROSE", "PROSE_WORDS", "TRADES"]
 
-TRADES = ("banker", "mayor", "lawyer", "singer", "clerk", "painter", "baker", "pilot", "farmer", "doctor", "butcher", "sailor")
+TRADES = (
+    "banker",
+    "mayor",
+    "lawyer",
+    "singer",
+    "clerk",
+    "painter",
+    "baker",
+    "pilot",
+    "farmer",
+    "doctor",
+    "butcher",
+    "sailor",
+)
 
 HER_TRADES = (
     *("nurse", "secretary", "maid", "dancer", "florist", "hairdresser", "librarian", "nanny", "midwife", "typist"),
@@ -41,7 +54,24 @@ PRONOUN_TEMPLATES = {
 }
 
 EMBLEMS = (
-    *("lion", "eagle", "bear", "wolf", "horse", "swan", "fox", "owl", "stag", "bull", "rose", "lily", "oak", "pine", "star", "moon"),
+    *(
+        "lion",
+        "eagle",
+        "bear",
+        "wolf",
+        "horse",
+        "swan",
+        "fox",
+        "owl",
+        "stag",
+        "bull",
+        "rose",
+        "lily",
+        "oak",
+        "pine",
+        "star",
+        "moon",
+    ),
     *("ship", "tower", "crown", "bridge"),
 )
 

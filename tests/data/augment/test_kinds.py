@@ -34,8 +34,8 @@ def others():
     made = [
         ContrastiveRecord(
             str(n + 2),
-            f"{who} left {there} for {here} on {n + 3} May and opened a shop with {20 + n} lamps. It rained.",
-            (Candidate(f"{who} moved to {here} on {n + 3} May and opened {20 + n} shops.", "reference"),),
+            f"{who} left {there} for {here} in {2005 + n} and opened a shop with {20 + n} lamps. It rained.",
+            (Candidate(f"{who} moved to {here} in {2005 + n} and opened {20 + n} shops.", "reference"),),
         )
         for n, (who, here, there) in enumerate(people)
     ]
@@ -83,7 +83,7 @@ def test_12_edits_go_from_right_to_left():
 
 
 def test_edits_that_overlap_are_refused():
-    with pytest.raises(ValueError, match="overlap"):
+    with pytest.raises(ValueError, match=r"overlap"):
         edit("abcdef", [(0, 3, "x"), (2, 4, "y")])
 
 
@@ -144,15 +144,15 @@ def test_mask_ent_takes_foreign_entities_of_the_same_type():
     made = mask_ent(record(), corpus=Corpus.of(others()))
     assert len(made) == 3
     assert [len(c.edits) for c in made] == [1, 2, 3]
-    known = f"{POST} {REFERENCE}"
+    known = [span.text for text in (POST, REFERENCE) for span in spans.find(text)]
     for candidate in made:
-        assert all(word not in known for word in edited(candidate)), candidate
+        assert not any(same_entity(word, other) for word in edited(candidate) for other in known), candidate
         before = [s.type for s in spans.find(REFERENCE)]
         assert [s.type for s in spans.find(candidate.text)] == before
 
 
 def test_mask_ent_without_source_of_names_says_so():
-    with pytest.raises(UserError, match="mask_ent: without .* corpus"):
+    with pytest.raises(UserError, match=r"mask_ent: without .*corpus"):
         mask_ent(record())
 
 
@@ -174,7 +174,7 @@ def test_mask_rel_turns_relations_round():
     [
         ("She has given more than he took before noon.", {"She has taken more than he took before noon.", "She has given less than he took before noon.", "She has given more than he took after noon."}),
         ("He buys it.", {"He sells it."}),
-        ("They are opening it.", set()),
+        ("They are opening it.", {"They are closing it."}),
         ("Ann Bell beat Tom Hart.", {"Ann Bell lost to Tom Hart."}),
         ("The open shop is near.", set()),
     ],
@@ -229,7 +229,7 @@ def test_regen_rel_brings_another_verb():
 
 def test_regen_without_source_of_words_says_so():
     for kind in (regen_ent, regen_rel):
-        with pytest.raises(UserError, match="without .* corpus"):
+        with pytest.raises(UserError, match=r"without .*corpus"):
             kind(record())
 
 
@@ -285,7 +285,7 @@ def test_toxic_below_the_limit_is_rejected_with_its_reason():
 
 
 def test_toxic_needs_a_list_or_a_model():
-    with pytest.raises(UserError, match="toxic: without .* lexicon"):
+    with pytest.raises(UserError, match=r"toxic: without .*lexicon"):
         toxic(record())
 
 
@@ -302,14 +302,13 @@ def test_the_reference_is_the_first_positive():
         ("Ann Bell sold the shop in 2019.", "In 2019, Ann Bell sold the shop."),
         ("In Leeds, my boss sold it.", "My boss sold it in Leeds."),
         ("Ann Bell does not like it.", "Ann Bell doesn't like it."),
-        ("We saw Ann, Tom and Lea there.", None),
+        ("We saw Ann, Tom and Lea there.", "We saw Tom, Ann and Lea there."),
         ("Ann Bell won, and Tom Hart lost.", "Ann Bell won. Tom Hart lost."),
     ],
 )
 def test_backtranslate_by_rules(text, expected):
     made = {t for seed in range(12) for t in texts(backtranslate(record(text, text), seed=seed))}
-    assert made
-    assert expected is None or expected in made
+    assert expected in made
 
 
 def test_backtranslate_keeps_entities_numbers_and_negations():

@@ -18,9 +18,8 @@ PREPOSITION = re.compile(r" (?=(?:in|on|at|near|since|during|before|after|until)
 OPENING = re.compile(
     r"^(?P<phrase>(?:In|On|At|Near|Since|During|Before|After|Until) [^,;:]+), (?P<rest>.+?)(?P<end>[.!?])$"
 )
-LIST = re.compile(
-    r"(?P<a>\w[\w'’-]*(?: [A-Z]\w*)*), (?P<b>\w[\w'’-]*(?: [A-Z]\w*)*),? (?P<and>and|or) (?P<c>\w[\w'’-]*(?: [A-Z]\w*)*)"
-)
+ITEM = r"(?:[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)*|[a-z][\w'’-]*)"
+LIST = re.compile(rf"\b(?P<a>{ITEM}), (?P<b>{ITEM}),? (?P<and>and|or) (?P<c>{ITEM})")
 TWO_CLAUSES = re.compile(r"^(?P<one>[^.!?]+\w), and (?P<two>[A-Z][^.!?]+[.!?])$")
 MOVABLE = ("PLACE", "DATE", "TIME")
 

@@ -25,8 +25,8 @@ __all__ = [
     "content_words",
     "edit",
     "edits_between",
+    "fits",
     "normalise",
-    "plural",
     "rewrites",
     "rng_for",
     "same_entity",
@@ -154,14 +154,19 @@ def same_entity(one: str, other: str) -> bool:
     return names and (set(low_a) < set(low_b) or set(low_b) < set(low_a))
 
 
-def plural(span: Span) -> bool:
-    """Whether a span means more than one."""
+def _plural(span: Span) -> bool:
     if span.type in ("NUMBER", "MONEY", "PERCENT"):
         return not re.match(r"\D*(?:1|one)\b(?![.,]\d)", span.text, re.IGNORECASE)
     if span.type == "ROLE":
         last = span.text.split()[-1].lower()
         return last.endswith("s") and last not in spans.ROLE_NOUNS
     return False
+
+
+def fits(one: Span, other: Span) -> bool:
+    """Whether one span may stand in the place of the other: same type, both one or both many, both years or neither."""
+    years = [bool(re.fullmatch(r"\d{4}s?", span.text)) for span in (one, other)]
+    return one.type == other.type and _plural(one) == _plural(other) and years[0] == years[1]
 
 
 # --------------------------------------------------------------------------- what other records offer
@@ -181,10 +186,14 @@ class Corpus:
         references = [record.reference for record in records]
         found = spans.find_all(references, finder=finder)
         of_sources = spans.find_all([record.source for record in records], finder=finder)
-        entities: dict[str, dict[str, None]] = {}
+        types: dict[str, Counter[str]] = {}
         for group in (*found, *of_sources):
             for span in group:
-                entities.setdefault(span.type, {}).setdefault(span.text)
+                types.setdefault(span.text, Counter())[span.type] += 1
+        entities: dict[str, list[str]] = {}
+        for text, counts in types.items():
+            # a name that is once taken for another type ("for Derby") counts as what it mostly is
+            entities.setdefault(counts.most_common(1)[0][0], []).append(text)
         trigram = Trigram()
         verbs: Counter[str] = Counter()
         for reference, group in zip(references, found, strict=True):
@@ -196,12 +205,12 @@ class Corpus:
         ]
         return cls({kind: tuple(texts) for kind, texts in entities.items()}, trigram, tuple(common))
 
-    def foreign(self, kind: str, known: Sequence[str], rng: random.Random, *, tries: int = 40) -> str | None:
-        """An entity of a type that is none of the known ones under any name, or None when the tries find none."""
-        pool = self.entities.get(kind, ())
+    def foreign(self, span: Span, known: Sequence[str], rng: random.Random, *, tries: int = 40) -> str | None:
+        """An entity that fits the place of `span` and is none of the known ones, or None when the tries find none."""
+        pool = self.entities.get(span.type, ())
         for _ in range(tries if pool else 0):
             text = pool[rng.randrange(len(pool))]
-            if not any(same_entity(text, other) for other in known):
+            if fits(Span(0, 0, span.type, text), span) and not any(same_entity(text, other) for other in known):
                 return text
         return None
 

@@ -6,7 +6,7 @@ import random
 
 from untax import spans
 from untax.data.augment import accept
-from untax.data.augment.common import Corpus, Tally, edit, plural, rng_for, sentence_case, word_list
+from untax.data.augment.common import Corpus, Tally, edit, rng_for, sentence_case, word_list
 from untax.data.augment.generators import MASK, Generator, Request, needs_model, say_wrong
 from untax.spans import Span
 from untax.types import Candidate, ContrastiveRecord
@@ -74,8 +74,8 @@ def _from_pool(
     known = [s.text for text in (record.source, record.reference) for s in spans.find(text, finder=finder)]
     changes = []
     for span in group:
-        other = corpus.foreign(span.type, known, rng)
-        if other is not None and plural(Span(0, 0, span.type, other)) == plural(span):
+        other = corpus.foreign(span, known, rng)
+        if other is not None:
             changes.append((span.start, span.end, sentence_case(other) if span.start == 0 else other))
             known.append(other)
     if not changes:

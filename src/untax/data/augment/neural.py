@@ -97,16 +97,14 @@ class Seq2SeqWriter:
         """One answer per request; the requests share their settings."""
         settings = requests[0]
         texts = [self._with_sentinel(request) for request in requests]
-        longest = min(
-            int(self._tokenizer.model_max_length), int(_number(self._model.config, "max_position_embeddings", 10**6))
-        )
-        inputs = self._tokenizer(
-            texts, return_tensors="pt", padding=True, truncation=True, max_length=min(longest, 512)
-        )
+        places = _number(self._model.config, "max_position_embeddings", 10**6)
+        longest = min(int(self._tokenizer.model_max_length), places, 512)
+        inputs = self._tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=longest)
         inputs.pop("token_type_ids", None)
         options: dict[str, Any] = {
             "num_beams": settings.beams,
-            "max_new_tokens": settings.max_new_tokens,
+            "max_new_tokens": min(settings.max_new_tokens, places - 1),
+            "max_length": None,
             "do_sample": settings.temperature > 0,
         }
         if settings.temperature > 0:

@@ -70,15 +70,15 @@ def _by_trigrams(
 ) -> list[Candidate]:
     of_reference, of_source = spans.find_all([record.reference, record.source], finder=finder)
     known = [span.text for span in (*of_reference, *of_source)]
-    types = {span.start: span.type for span in of_reference}
+    starting = {span.start: span for span in of_reference}
     found: list[Candidate] = []
     for attempt in range(3 * n_variants if cuts else 0):
         cut = cuts[attempt % len(cuts)]
-        other = corpus.foreign(types[cut], known, rng)
+        other = corpus.foreign(starting[cut], known, rng)
         if other is None:
             continue
         kept = [span for span in of_reference if span.end <= cut]
-        tokens = [*Trigram.tokens(record.reference[:cut], kept), f"<{types[cut]}>"]
+        tokens = [*Trigram.tokens(record.reference[:cut], kept), f"<{starting[cut].type}>"]
         rest = typed_continuation(record, tokens, corpus, finder, rng)
         if not rest:
             continue

@@ -6,7 +6,7 @@ import random
 
 from untax import spans
 from untax.data.augment import accept
-from untax.data.augment.common import Tally, edit, plural, rng_for, same_entity, sentence_case
+from untax.data.augment.common import Tally, edit, fits, rng_for, same_entity, sentence_case
 from untax.spans import Span
 from untax.types import Candidate, ContrastiveRecord
 
@@ -63,10 +63,9 @@ def _singles(reference: str, of_reference: list[Span], of_source: list[Span], rn
     for span in of_reference:
         others: list[str] = []
         for other in of_source:
-            fits = other.type == span.type and plural(other) == plural(span)
             # one that the reference names elsewhere would stand there twice
             new = not any(same_entity(other.text, s.text) for s in of_reference)
-            if fits and new and not any(same_entity(other.text, text) for text in others):
+            if fits(other, span) and new and not any(same_entity(other.text, text) for text in others):
                 others.append(other.text)
         rng.shuffle(others)
         singles += [(span.start, span.end, _at(span.start, text)) for text in others]
@@ -78,7 +77,7 @@ def _exchanges(reference: str, of_reference: list[Span]) -> list[list[Change]]:
     found = []
     for i, one in enumerate(of_reference):
         for other in of_reference[i + 1 :]:
-            if one.type == other.type and plural(one) == plural(other) and not same_entity(one.text, other.text):
+            if fits(one, other) and not same_entity(one.text, other.text):
                 found.append(
                     [(one.start, one.end, _at(one.start, other.text)), (other.start, other.end, _within(one, other))]
                 )
