@@ -175,6 +175,7 @@ def test_a_lora_adapter_is_part_of_the_pass():
 
 FALLBACKS = {
     "sliding window": (MistralConfig(**SIZE, **GROUPED, sliding_window=6), ""),
+    "sliding window that only long sequences outgrow": (MistralConfig(**SIZE, **GROUPED, sliding_window=12), ""),
     "layers without attention": (
         MambaConfig(**SIZE, hidden_size=32, num_hidden_layers=2, state_size=4, initializer_range=0.2),
         "forward does not take",
@@ -200,6 +201,12 @@ def test_what_cannot_be_shared_is_right_all_the_same(name):
     assert not forward.is_shared
     expected = torch.cat(one_by_one(model, examples()))
     assert torch.allclose(forward.logps()[forward.batch.mask_NT], expected, atol=1e-5)
+
+
+def test_soft_capping_that_an_untrained_model_does_not_show_is_seen():
+    """Logits of 0.01 under a cap of 30 are what they would be without; after training they are not."""
+    small = GROUPED | {"initializer_range": 0.001}
+    assert prefix.decoder(made(Gemma2Config(**SIZE, **small, sliding_window=64))).head is None
 
 
 def test_a_window_that_nothing_outgrows_does_no_harm():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -202,11 +203,12 @@ def test_detoxify_never_unpickles_code(tmp_path):
 
     class Evil:
         def __reduce__(self):
-            return (print, ("run",))
+            return (os.mkdir, (str(tmp_path / "ran"),))
 
     torch.save({"config": Evil(), "state_dict": {}}, path)
     with pytest.raises(UserError, match=r"cannot be loaded"):
         scorers.load(f"detoxify:{path}")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_detoxify_refuses_weights_of_another_model(tmp_path):

@@ -64,6 +64,11 @@ def test_a_short_mention_takes_the_type_of_the_full_name():
     assert found("we met Alice Meyer and got a letter from Meyer") == [("PERSON", "Alice Meyer"), ("PERSON", "Meyer")]
 
 
+def test_a_single_word_that_tells_nothing_is_a_name_of_no_type():
+    assert found("they say Zorvia won") == [("NAME", "Zorvia")]
+    assert found("I’m sure that I’ve met Zorvia’s king in Zorvia") == [("PLACE", "Zorvia")] * 2
+
+
 def test_a_shouted_text_has_no_names():
     assert found("WHY DOES NOBODY EVER LISTEN TO ME") == []
 

@@ -372,22 +372,31 @@ def _outcome(folder: Path, page_path: Path, made: Sequence[receipts.Receipt]) ->
 
 
 def table(made: Sequence[receipts.Receipt]) -> str:
-    """Base and systems side by side: mean of each metric, and the difference from the base with its 95 % interval."""
+    """The ledger on a terminal: each metric's mean, and in brackets the 95 % interval of its difference from the base.
+
+    Shares are in percent, their differences in points; what is only watched stands on the page.
+    """
     columns = [receipt for receipt in made if receipt.against_base] or list(made)
-    heads = ["metric", "side", columns[0].base_system, *(receipt.tuned_system for receipt in columns)]
-    rows = [heads]
+    rows = [["metric", "side", columns[0].base_system, *(receipt.tuned_system for receipt in columns)]]
     for line in columns[0].metrics:
-        cells = [line.name, line.side, receipts.level(line, line.base)]
+        if line.side == "watch":
+            continue
+        unit = receipts.unit_of(line)
+        share = unit == "points"
+        cells = [line.name if share else f"{line.name} ({unit})", line.side, _level(line, line.base)]
         for receipt in columns:
             mine = receipt.of(line.name)
-            word = f" {mine.verdict}" if mine.verdict else ""
-            low, high = receipts.amount(mine, mine.low, signed=True), receipts.amount(mine, mine.high, signed=True)
-            cells.append(f"{receipts.level(mine, mine.tuned)}  [{low}, {high}]{word}")
+            ends = [receipts.bare(mine, end, signed=True) for end in (mine.low, mine.high)]
+            cells.append(f"{_level(mine, mine.tuned)} [{ends[0]}, {ends[1]}] {mine.verdict}")
         rows.append(cells)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _level(line: receipts.MetricResult, value: float) -> str:
+    return receipts.bare(line, value) + (" %" if receipts.unit_of(line) == "points" else "")
 
 
 def compare_two(

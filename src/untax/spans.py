@@ -284,10 +284,8 @@ def sentence_starts(text: str) -> set[int]:
 
 def _bare(word: str) -> tuple[str, bool]:
     """A word without its possessive ending, and whether it had one."""
-    for ending in ("'s", "’s"):
-        if word.endswith(ending):
-            return word[: -len(ending)], True
-    return word, False
+    word = word.replace("’", "'")
+    return (word[:-2], True) if word.endswith("'s") else (word, False)
 
 
 def _name_spans(text: str, taken: set[int]) -> list[Span]:
@@ -370,18 +368,21 @@ def _type(text: str, start: int, end: int) -> str:
         return "PLACE"
     if preposition == "the":
         return "NAME"
-    return "PERSON" if len(words) <= 3 else "NAME"
+    return "PERSON" if 2 <= len(words) <= 3 else "NAME"
 
 
 def _agree(spans: list[Span]) -> list[Span]:
-    """Give a short mention ("Meyer", "of Meyer") the type of the full name that holds it."""
-    full = {
+    """Give a mention that tells nothing ("Leeds closed", "Meyer left") the type that it has elsewhere in the text."""
+    known = {span.text: span.type for span in reversed(spans) if span.type != "NAME"}
+    parts = {
         word: span.type for span in spans if " " in span.text and span.type == "PERSON" for word in span.text.split()
     }
-    return [
-        Span(s.start, s.end, full[s.text], s.text) if " " not in s.text and s.text in full else s
-        for s in spans
-    ]  # fmt: skip
+    agreed = []
+    for span in spans:
+        single = " " not in span.text
+        kind = parts.get(span.text, span.type) if single else span.type
+        agreed.append(Span(span.start, span.end, known.get(span.text, kind) if kind == "NAME" else kind, span.text))
+    return agreed
 
 
 # --------------------------------------------------------------------------- models

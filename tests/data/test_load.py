@@ -334,6 +334,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_half_one(tmp_path):
     with pytest.raises(ValueError, match="Out of range float"):
         write_jsonl(path, [{"a": 1}, {"a": float("nan")}])
     assert path.read_text() == "old\n"
+    with path.open(encoding="utf-8") as reader:
+        write_text(path, "new\n")
+        assert reader.read() == "old\n"  # who reads while it is written reads the whole old file
+    assert path.read_text() == "new\n"
     assert [p.name for p in tmp_path.iterdir()] == ["r.jsonl"]
 
 

@@ -298,16 +298,21 @@ def test_13_a_second_source_changes_nothing_in_the_first():
 
 
 def test_13_a_source_without_contrast_trains_the_likelihood_only():
-    """One with P = 1 adds its reference to the cross-entropy and nothing to the mean over contrasted sources."""
+    """P = 1, and N = 0, add their references to the cross-entropy and nothing to the mean over contrasted sources."""
     lonely = Example((7, 8), (Target((9, 9, 0), True), Target((8, 8, 0), False)))
-    _, shape, batch = lab()
-    _, _, larger = lab(extra=(lonely,))
+    praised = Example((9, 8), tuple(Target((k, 9, 0), True, spans=(True, True, False)) for k in (30, 40, 50)))
+    model, shape, batch = lab()
+    _, _, larger = lab(extra=(lonely, praised))
     one, other = run(shape, batch), run(shape, larger)
     assert other.logs["L_cl"] == pytest.approx(one.logs["L_cl"], abs=1e-6)
     assert other.logs["L_ce"] != pytest.approx(one.logs["L_ce"], abs=1e-3)
-    nothing = run(shape, prefix.collate([lonely]))
+    seen = []
+    model.model.embed_tokens.register_forward_hook(lambda _module, inputs, _out: seen.append(inputs[0].shape))
+    nothing = run(shape, prefix.collate([lonely, praised]))
     assert nothing.logs["L_cl"] == 0
+    assert seen == [(2, 5)], "one row for each of the two references: 2 tokens of prompt and 3 of target"
     nothing.value.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 def test_the_loss_falls_between_its_bounds_and_gradients_reach_head_and_model():

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -96,12 +96,8 @@ def records_hash(records: Sequence[ContrastiveRecord]) -> str:
     """A hash of everything in the records that training can see."""
     digest = hashlib.sha256()
     for record in records:
-        seen = [
-            record.id,
-            record.source,
-            [asdict(c) for c in record.positives + record.negatives],
-            record.extra.get("prompt"),
-        ]
+        candidates = [(c.text, c.kind, c.edits, c.toxicity) for c in record.positives + record.negatives]
+        seen = [record.id, record.source, len(record.positives), candidates, record.extra.get("prompt")]
         digest.update(json.dumps(seen, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 

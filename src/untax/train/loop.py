@@ -341,7 +341,10 @@ def _prepared(
         from peft import LoraConfig, get_peft_model
 
         try:
-            policy = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # PEFT calls transformers by an old name
+                warnings.filterwarnings("ignore", message="fan_in_fan_out")  # it sets what GPT-2 needs by itself
+                policy = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter))
         except (ValueError, TypeError) as error:
             raise RecipeError(f"lora: {error}") from error
     if theirs["gradient_checkpointing"]:
@@ -458,7 +461,7 @@ class _Trainer(Trainer):
     ) -> torch.Tensor:
         loss = model(inputs["batch"].to(self.args.device))
         if not torch.isfinite(loss.value):
-            self._stop(f"the loss is {loss.value.item()}")
+            self._stop(self.state.global_step + 1, f"the loss is {loss.value.item()}")
         self.sums.update(loss.logs)
         return loss.value
 
@@ -466,7 +469,7 @@ class _Trainer(Trainer):
         if "loss" not in logs:
             return
         if not math.isfinite(logs.get("grad_norm", 0.0)):
-            self._stop(f"the gradient's norm is {logs['grad_norm']}")
+            self._stop(self.state.global_step, f"the gradient's norm is {logs['grad_norm']}")
         step = self.state.global_step
         seen = min(
             step * self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps,
@@ -480,11 +483,10 @@ class _Trainer(Trainer):
         self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
-    def _stop(self, what: str) -> None:
-        rate = self._get_learning_rate()
+    def _stop(self, step: int, what: str) -> None:
         raise UserError(
-            f"training stopped at step {max(1, self.state.global_step + (what.startswith('the loss')))}: {what}. "
-            f"Lower learning_rate (now {rate:.3g}) or max_grad_norm, or look for broken records; nothing of this step was saved."
+            f"training stopped at step {step}: {what}. Lower learning_rate (now {self._get_learning_rate():.3g}) or max_grad_norm, "
+            "or look for broken records; nothing of this step was saved."
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

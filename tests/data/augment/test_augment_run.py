@@ -9,33 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from data import small_models as small
 
+from data import small_models as small
+from data.augment.makers import RULES, make, records
 from untax.data.augment.run import augment
 from untax.data.augmented import read_report
 from untax.data.load import load
 from untax.scorers import WordScorer
 from untax.types import Candidate, ContrastiveRecord, RecipeError, UserError
-
-NAMES = ("Ann Bell", "Tom Hart", "Jo Fry", "Lea Kent", "Max Orlan", "Ida Voss", "Bo Li", "Zoe Quill", "Robert Hale", "Alice Meyer")
-TOWNS = ("Leeds", "Cardiff", "Hull", "York", "Bristol", "Newcastle", "Oxford", "Dublin", "Glasgow", "London")
-RULES = ("reference", "backtranslate", "swap_ent", "mask_ent", "mask_rel", "regen_ent", "regen_rel", "sys_lowcon", "toxic")
-
-
-def records(n=12):
-    made = []
-    for i in range(n):
-        one, two = NAMES[i % 10], NAMES[(i * 3 + 1) % 10]
-        town, other = TOWNS[i % 10], TOWNS[(i * 7 + 2) % 10]
-        source = f"It was a busy day. {one} moved from {other} to {town} on {i % 28 + 1} June and sold {i + 10} bikes. {two} of {other} saw it."
-        made.append(ContrastiveRecord(f"r{i}", source, (Candidate(f"{one} moved to {town} on {i % 28 + 1} June and sold {i + 10} bikes.", "reference"),)))
-    return made
-
-
-def make(out, n=12, *, kinds=RULES, **options):
-    given = {"scorer": WordScorer(["gleeb"]), "lexicon": ["gleeb"], "progress": False, "chunk_size": 4} | options
-    return augment(records(n), out, kinds=kinds, **given)
-
 
 # ---------------------------------------------------------------- what comes out
 
@@ -124,6 +105,16 @@ def test_negatives_that_came_with_the_record_stay_and_are_scored(tmp_path):
     assert {(r.kind, r.generator) for r in report.rows} >= {("negative", "data"), ("positive", "data")}
 
 
+def test_a_positive_that_is_among_the_given_negatives_is_not_made(tmp_path):
+    reference, moved = "Ann Bell sold the shop in 2019.", "In 2019, Ann Bell sold the shop."
+    for given in ((), (Candidate(moved, "negative"),)):
+        one = ContrastiveRecord("a", reference, (Candidate(reference, "reference"),), given)
+        report = augment([one], tmp_path / "o.jsonl", kinds=["reference", "backtranslate"], progress=False)
+        (record,) = load(tmp_path / "o.jsonl").records
+        assert (moved in [c.text for c in record.positives]) is (not given)
+    assert next(r for r in report.rows if r.kind == "backtranslate").rejected == {"repeats another text": 1}
+
+
 def test_without_a_scorer_nothing_is_scored(tmp_path):
     make(tmp_path / "o.jsonl", kinds=["reference", "swap_ent"], scorer=None)
     assert all(c.toxicity is None for r in load(tmp_path / "o.jsonl").records for c in (*r.positives, *r.negatives))
@@ -147,6 +138,8 @@ def test_the_same_settings_are_found_again_and_others_are_not(tmp_path):
     content = out.read_bytes()
     assert make(out, seed=1).key != first.key
     assert out.read_bytes() != content
+    make(out)
+    assert out.read_bytes() == content
     out.write_bytes(content[:-20])
     make(out)
     assert out.read_bytes() == content
@@ -162,9 +155,10 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from data.augment import test_augment_run as t
+from data.augment import makers as t
+from untax.scorers import WordScorer
 slow = float(sys.argv[2])
-class Slow(t.WordScorer):
+class Slow(WordScorer):
     def score(self, texts):
         time.sleep(slow)
         return super().score(texts)
@@ -179,12 +173,12 @@ def start(out: Path, slow: float, *more: str) -> subprocess.Popen:
 
 @pytest.mark.parametrize("neural", [False, True])
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path, neural):
-    """Killed twice with SIGKILL between chunks: result and report equal the ones of a run that nobody disturbed."""
+    """Killed with SIGKILL, by the rules twice: result and report equal the ones of a run that nobody disturbed."""
     more = [str(small.masked_lm(tmp_path / "mlm", ["Newcastle", "Bristol", "Zoe"]))] if neural else []
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     assert start(whole, 0.0, *more).wait(timeout=300) == 0
     work = killed.with_name("killed.jsonl.work")
-    for at_least in (1, 4):
+    for at_least in (3,) if neural else (1, 4):
         run = start(killed, 0.15, *more)
         deadline = time.monotonic() + 240
         while len(list(work.glob("chunk-*.json"))) < at_least and time.monotonic() < deadline and run.poll() is None:

@@ -7,7 +7,7 @@ import pytest
 from untax import spans
 from untax.data.augment import accept, rules
 from untax.data.augment.backtranslate import backtranslate
-from untax.data.augment.common import Corpus, Tally, edit, edits_between, same_entity
+from untax.data.augment.common import Corpus, Tally, edit, edits_between, fits, same_entity
 from untax.data.augment.mask_ent import mask_ent
 from untax.data.augment.mask_rel import mask_rel
 from untax.data.augment.reference import reference
@@ -18,6 +18,7 @@ from untax.data.augment.sys_lowcon import sys_lowcon
 from untax.data.augment.toxic import toxic
 from untax.data.trigram import Trigram
 from untax.scorers import WordScorer
+from untax.spans import Span
 from untax.types import Candidate, ContrastiveRecord, UserError
 
 POST = "Alice Meyer moved from Leeds to Cardiff in 2019 and sold 40 bikes there. Her cousin Robert Hale still runs the Leeds shop."
@@ -124,6 +125,18 @@ def test_an_alias_is_no_swap():
 def test_one_and_many_do_not_change_places():
     made = swap_ent(record("My boss told her cousins about it.", "My boss told it."))
     assert texts(made) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other", "ok"),
+    [
+        ("DATE", "2019", "1999", True), ("DATE", "2019", "3 May", False), ("DATE", "Monday", "3 May", True), ("NUMBER", "1", "40", False),
+        ("NUMBER", "21", "40", True), ("MONEY", "$1", "$1.50", False), ("ROLE", "my boss", "her cousin", True), ("ROLE", "my boss", "her cousins", False),
+    ],
+)  # fmt: skip
+def test_what_fits_the_place_of_another(kind, one, other, ok):
+    a, b = Span(0, 0, kind, one), Span(0, 0, kind, other)
+    assert fits(a, b) is fits(b, a) is ok
 
 
 def test_a_role_keeps_the_case_of_its_place():
