@@ -2,9 +2,10 @@
 
     python benchmarks/contrastive_step.py [--quick] [--device cuda]
 
-Both run the same loss on the same Llama and the same batch, forward and backward, in turns, so that a busy machine slows both;
-the quickest of the repetitions is printed. Peak memory is measured apart, each in a process of its own: what the step adds
-to the loaded model. The token ratio is the physical limit for work that goes by the token: all but attention.
+Both run the same loss on the same Llama and the same batch, forward and backward, in turns. The quickest of the repetitions is
+printed, and beside the ratio of wall-clock seconds that of processor seconds (CPU), which other programs disturb least. Peak
+memory is measured apart, each way in a process of its own: what the step adds to the loaded model. The token ratio is the physical
+limit for work that goes by the token, which is all but attention.
 The last line is one line of JSON.
 """
 
@@ -85,17 +86,19 @@ def step(shape: Decoder, objective: Contrastive, made: Batch, *, share: bool) ->
     return loss.value.item()
 
 
-def seconds(shape: Decoder, objective: Contrastive, made: Batch, repeats: int) -> tuple[float, float]:
-    """The quickest separate and the quickest shared step, run in turns."""
-    times: dict[bool, list[float]] = {False: [], True: []}
+def seconds(shape: Decoder, objective: Contrastive, made: Batch, repeats: int) -> tuple[list[float], list[float]]:
+    """Wall-clock and processor seconds of the quickest separate and the quickest shared step, run in turns."""
+    wall: dict[bool, list[float]] = {False: [], True: []}
+    busy: dict[bool, list[float]] = {False: [], True: []}
     for share in (False, True):
         step(shape, objective, made, share=share)
     for _ in range(repeats):
         for share in (False, True):
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), time.process_time()
             step(shape, objective, made, share=share)  # ends in .item(), which waits for the device
-            times[share].append(time.perf_counter() - begin)
-    return min(times[False]), min(times[True])
+            wall[share].append(time.perf_counter() - begin)
+            busy[share].append(time.process_time() - used)
+    return [min(wall[False]), min(wall[True])], [min(busy[False]), min(busy[True])]
 
 
 def difference(shape: Decoder, objective: Contrastive, made: Batch) -> float:
@@ -172,7 +175,7 @@ def main() -> None:
     )
     parameters = sum(p.numel() for p in shape.model.parameters())
     print(f"Llama, {parameters / 1e6:.1f} M parameters, float32, {options.device}, {torch.get_num_threads()} threads")
-    print(f"{'source target  n sources':26}{'tokens':>8}{'seconds: separate':>19}{'shared':>9}{'ratio':>8}"
+    print(f"{'source target  n sources':26}{'tokens':>8}{'seconds: separate':>19}{'shared':>9}{'ratio':>8}{'CPU':>7}"
           f"{'MB: separate':>15}{'shared':>9}{'ratio':>8}{'max diff':>11}")  # fmt: skip
     results: dict[str, Any] = {
         "benchmark": "contrastive_step",
@@ -182,18 +185,19 @@ def main() -> None:
     worst = 0.0
     for case in CASES:
         made = batch(case, options.device)
-        separate, shared = seconds(shape, objective, made, repeats)
+        (separate, shared), (busy_separate, busy_shared) = seconds(shape, objective, made, repeats)
         memory = [megabytes(case, share, options) for share in (False, True)]
         furthest = difference(shape, objective, made)
         worst = max(worst, furthest)
         tokens = case.tokens[0] / case.tokens[1]
         print(
             f"{case.source:6}{case.target:7}{case.n:4}{case.sources:8} {tokens:8.2f}{separate:19.3f}{shared:9.3f}"
-            f"{separate / shared:8.2f}{memory[0]:15.0f}{memory[1]:9.0f}{memory[0] / memory[1]:8.2f}{furthest:11.1e}"
+            f"{separate / shared:8.2f}{busy_separate / busy_shared:7.2f}{memory[0]:15.0f}{memory[1]:9.0f}{memory[0] / memory[1]:8.2f}{furthest:11.1e}"
         )
         name = str(case.source)
         results |= {
             f"ratio_{name}": round(separate / shared, 3),
+            f"cpu_ratio_{name}": round(busy_separate / busy_shared, 3),
             f"token_ratio_{name}": round(tokens, 3),
             f"memory_ratio_{name}": round(memory[0] / memory[1], 3),
             f"seconds_separate_{name}": round(separate, 4),

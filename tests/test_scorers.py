@@ -252,6 +252,12 @@ def test_the_same_scorer_may_not_build_and_judge(tmp_path):
     scorers.refuse_same(words, other)
 
 
+def test_two_labels_of_one_classifier_are_one_scorer(tmp_path):
+    folder = classifier(tmp_path / "m", ["obscene", "toxic"], [0.0, 0.0])
+    with pytest.raises(UserError, match=r"own homework"):
+        scorers.refuse_same(scorers.load(f"hf:{folder}#toxic"), scorers.load(f"hf:{folder}#obscene"))
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

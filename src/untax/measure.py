@@ -79,7 +79,9 @@ def measure(
                 f"with {lines[0].max_new_tokens} new ones. Use shorter prompts or a smaller max_new_tokens."
             )
         if len(fit) < len(items):
-            reasons[group] = f"{len(items) - len(fit)} prompts do not fit into the context of {models.context_length(model)} tokens"
+            reasons[group] = (
+                f"{len(items) - len(fit)} prompts do not fit into the context of {models.context_length(model)} tokens"
+            )
         asks = [asked(item) for item in fit]
         found = _answers(model, tokenizer, base, who, lines, asks, system, cache_dir, batch_size, progress)
         answers[group] = {asked(item): None for item in items} | dict(zip(asks, found, strict=True))
@@ -89,7 +91,11 @@ def measure(
         rows += mine
         lost = sum(row.score != row.score for row in mine)
         if lost:
-            missing[line.spec.name] = {"n": lost, "of": len(mine), "reason": reasons.get(line.group, "the metric gave no score")}
+            missing[line.spec.name] = {
+                "n": lost,
+                "of": len(mine),
+                "reason": reasons.get(line.group, "the metric gave no score"),
+            }
     about = {
         "model": str(model.config.name_or_path),
         **{key: value for key, value in asdict(who).items() if key != "model"},
@@ -131,7 +137,15 @@ def measure_pair(
             progress=progress,
         )  # fmt: skip
     after = measure(
-        model, tokenizer, suite, system=system, seed=seed, base=base, cache_dir=cache_dir, batch_size=batch_size, progress=progress
+        model,
+        tokenizer,
+        suite,
+        system=system,
+        seed=seed,
+        base=base,
+        cache_dir=cache_dir,
+        batch_size=batch_size,
+        progress=progress,
     )
     return before, after
 
@@ -222,7 +236,13 @@ def _ask(
     try:
         if line.spec.request == "generate":
             return models.generate(
-                model, tokenizer, prompts, max_new_tokens=line.max_new_tokens, stop=line.stop, batch_size=batch_size, tick=bar.update
+                model,
+                tokenizer,
+                prompts,
+                max_new_tokens=line.max_new_tokens,
+                stop=line.stop,
+                batch_size=batch_size,
+                tick=bar.update,
             )
         if line.spec.request == "choices":
             return models.choice_logprobs(model, tokenizer, prompts, choices, batch_size=batch_size, tick=bar.update)
@@ -230,7 +250,9 @@ def _ask(
             return models.text_logprobs(model, tokenizer, texts, batch_size=batch_size, tick=bar.update)
         return models.drift_from(base, model, tokenizer, texts, batch_size=batch_size, tick=bar.update)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"'{line.spec.name}': the device's memory ran out. Use a batch_size below {batch_size}.") from error
+        raise UserError(
+            f"'{line.spec.name}': the device's memory ran out. Use a batch_size below {batch_size}."
+        ) from error
 
 
 def _rows(line: Line, answers: Mapping[Ask, Answer | None]) -> list[ScoreRow]:

@@ -137,7 +137,9 @@ def _device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UserError(f"device '{name}' is not known; write cpu, cuda, cuda:0, mps or auto.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device '{name}': this machine shows {torch.cuda.device_count()} CUDA devices. Use device=cpu.")
+        raise UserError(
+            f"device '{name}': this machine shows {torch.cuda.device_count()} CUDA devices. Use device=cpu."
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps' is not available here. Use device=cpu.")
     return device
@@ -164,7 +166,9 @@ def _locate(name_or_path: str | Path, allow_network: bool) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise UserError(f"'{name}' is no folder here and could not be fetched from the hub: {_first_line(error)}") from error
+        raise UserError(
+            f"'{name}' is no folder here and could not be fetched from the hub: {_first_line(error)}"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -216,7 +220,9 @@ def _check_files(folder: Path) -> None:
         shards = _read_json(index).get("weight_map", {})
         missing = sorted({str(name) for name in shards.values()} - {p.name for p in weights})
         if missing:
-            raise UserError(f"{folder}: the index names weights that are not there: {', '.join(missing)}. Copy them again.")
+            raise UserError(
+                f"{folder}: the index names weights that are not there: {', '.join(missing)}. Copy them again."
+            )
     for path in weights:
         _check_safetensors(path)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -230,7 +236,9 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(path, framework="pt") as opened:
             opened.keys()
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({_first_line(error)}). Copy or save it again.") from error
+        raise UserError(
+            f"{path} is not a whole safetensors file ({_first_line(error)}). Copy or save it again."
+        ) from error
 
 
 def _load_tokenizer(folder: Path, adapter: Path | None, trust_remote_code: bool) -> Any:
@@ -514,7 +522,9 @@ def _greedy(model: Any, tokenizer: Any, rows: list[list[int]], budget: int, stop
         cache = out.past_key_values
         value, token = out.logits[:, -1].max(-1)
         if torch.isnan(value).any():
-            raise UserError("The model's logits are not numbers (NaN): its weights are damaged, or dtype float16 overflows; try float32.")
+            raise UserError(
+                "The model's logits are not numbers (NaN): its weights are damaged, or dtype float16 overflows; try float32."
+            )
         ended = torch.isin(token, ends).tolist()
         for line, (row, new) in enumerate(zip(active, token.tolist(), strict=True)):
             if finished[row]:
@@ -650,7 +660,9 @@ def drift_from(
             new = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
             old = _base_logprobs(base, model, ids, mask).to(new.device)
             if old.shape != new.shape:
-                raise UserError(f"base and model have {old.shape[-1]} and {new.shape[-1]} tokens: no KL can be computed.")
+                raise UserError(
+                    f"base and model have {old.shape[-1]} and {new.shape[-1]} tokens: no KL can be computed."
+                )
             kl_BT = torch.where(old > -torch.inf, old.exp() * (old - new), 0.0).sum(-1).double().cpu()
             for line, i in enumerate(chosen):
                 # what is predicted at position t is token t + 1

@@ -93,10 +93,13 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     _write_json(out / "environment.json", environment(command))
 
     from untax import measure, models
+    from untax.train import loop
 
     directory = data_dir(recipe.data.dir, out)
     _quiet()
     suite = measure.load_suite(recipe.measure.suite, data_dir=directory, max_items=recipe.measure.max_items)
+    for system in all_systems:
+        loop.check_arguments(system.train.arguments, system.train.lora)
     if recipe.data.augment is not None:
         _check_apart(recipe, suite, _building_scorer(recipe.data.augment.scorer, directory, _kept_scorer(out)))
     base_path = _base_path(recipe)
@@ -112,6 +115,8 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
         batch_size=recipe.measure.batch_size, progress=progress,
     )  # fmt: skip
     tables.write(base_scores, out / "scores" / "base")
+    if all(system.train.lora is not None for system in all_systems):
+        base = None  # an adapter that is switched off is the base: one load serves both
 
     measured: dict[str, list[Scores]] = {system.name: [] for system in all_systems}
     curves: dict[str, Sequence[Mapping[str, float]]] = {}
@@ -124,7 +129,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
             journal.step(f"{name}: measure")
             tuned, _ = models.load(result.model_dir, dtype=recipe.model.dtype, device=recipe.model.device)
             scores = measure.measure(
-                tuned, tokenizer, suite, system=system.name, seed=seed, base=base,
+                tuned, tokenizer, suite, system=system.name, seed=seed, base=None if result.adapter else base,
                 cache_dir=out / "scores" / name / "cache", batch_size=recipe.measure.batch_size, progress=progress,
             )  # fmt: skip
             tables.write(scores, out / "scores" / name)

@@ -33,7 +33,7 @@ __all__ = [
     "refuse_same",
 ]
 
-SPECS = "words:FILE, ngram:FILE, fit:FILE, linear:FILE, hf:DIR, hf:DIR#LABEL, detoxify:FILE"
+SPECS = "words:FILE, ngram:FILE, fit:FILE, fit:FILE+WORDS, linear:FILE, hf:DIR, hf:DIR#LABEL, detoxify:FILE"
 
 
 class Scorer(Protocol):
@@ -50,9 +50,9 @@ class Scorer(Protocol):
 def load(spec: str, *, base_dir: Path | None = None) -> Scorer:
     """The scorer of a specification; a relative path starts at `base_dir` when one is given.
 
-    words:FILE counts any listed word as 1; ngram:FILE is a model saved by `fit_ngram`; fit:FILE fits one on labelled JSONL, fit:FILE+WORDS on it and a word list;
-    linear:FILE is a linear bag-of-words model as JSON;
-    hf:DIR is any text-classification directory, hf:DIR#LABEL names its toxic label; detoxify:FILE is a local checkpoint.
+    words:FILE counts any listed word as 1; ngram:FILE is a model saved by `fit_ngram`; fit:FILE fits one on labelled JSONL,
+    fit:FILE+WORDS on it and a word list; linear:FILE is a linear bag-of-words model as JSON; hf:DIR is any
+    text-classification directory, hf:DIR#LABEL names its toxic label; detoxify:FILE is a local checkpoint.
 
     Raises: UserError when the specification is not understood or its file cannot be used.
     """
@@ -89,7 +89,8 @@ def refuse_same(building: Scorer, judging: Scorer, *, force: bool = False) -> No
 
     Raises: UserError when both have one identity and `force` is not set.
     """
-    if building.identity == judging.identity and not force:
+    # two labels of one classifier are still one classifier
+    if building.identity.partition("#")[0] == judging.identity.partition("#")[0] and not force:
         raise UserError(
             f"the scorer '{judging.name}' that is to judge the result also built the training data ('{building.name}'): it would grade its "
             "own homework. Name another scorer for one of the two, or force it and say so beside every number."

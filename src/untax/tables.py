@@ -70,18 +70,24 @@ def read(folder: str | Path) -> Scores:
     folder = Path(folder)
     for name in (ROWS, ABOUT):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} holds no {name}: it is no folder of scores, or the measurement was not finished.")
+            raise UserError(
+                f"{folder} holds no {name}: it is no folder of scores, or the measurement was not finished."
+            )
     try:
         table = pq.read_table(folder / ROWS)
         about = (folder / ABOUT).read_bytes().decode("utf-8").removesuffix("\n")
         told = json.loads(about)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{folder}: the scores cannot be read ({str(error).splitlines()[0]}). Measure again.") from error
+        raise UserError(
+            f"{folder}: the scores cannot be read ({str(error).splitlines()[0]}). Measure again."
+        ) from error
     stamp = (table.schema.metadata or {}).get(b"about_sha256", b"").decode()
     if table.schema.names != SCHEMA.names or not isinstance(told, dict) or told.get("format") != FORMAT:
         raise UserError(f"{folder} holds scores of another format than this version writes. Measure again.")
     if stamp != hashlib.sha256(about.encode()).hexdigest():
-        raise UserError(f"{folder}: {ROWS} and {ABOUT} belong to two different measurements, or one was changed. Measure again.")
+        raise UserError(
+            f"{folder}: {ROWS} and {ABOUT} belong to two different measurements, or one was changed. Measure again."
+        )
     return Scores(
         system=told["system"],
         specs=tuple(_spec(spec, folder) for spec in told["specs"]),
@@ -94,7 +100,9 @@ def read(folder: str | Path) -> Scores:
 def _spec(told: Mapping[str, Any], folder: Path) -> MetricSpec:
     known = {field.name for field in fields(MetricSpec)}
     if set(told) != known:
-        raise UserError(f"{folder}/{ABOUT}: a metric is described by other keys than this version knows. Measure again.")
+        raise UserError(
+            f"{folder}/{ABOUT}: a metric is described by other keys than this version knows. Measure again."
+        )
     return MetricSpec(**told)
 
 

@@ -43,13 +43,13 @@ def faithfulness(
     """
     need(items, "generate", "faithfulness")
     if method == "overlap":
-        raise RecipeError("faithfulness has no method 'overlap': overlap is not faithfulness. Use 'metric: overlap_proxy'.")
+        raise RecipeError(
+            "faithfulness has no method 'overlap': overlap is not faithfulness. Use 'metric: overlap_proxy'."
+        )
     if method not in ("exact", "nli"):
         raise RecipeError(f"faithfulness has no method '{method}'; there are exact and nli.")
     if method == "exact":
-        return [
-            _exact(answer, _facts(item, facts)) for item, answer in zip(items, answers, strict=True)
-        ]
+        return [_exact(answer, _facts(item, facts)) for item, answer in zip(items, answers, strict=True)]
     if model is None:
         raise RecipeError("faithfulness with 'method: nli' needs 'model: FOLDER' of a local entailment model.")
     positive(window, "window", "faithfulness")
@@ -72,7 +72,9 @@ def faithfulness(
 def _facts(item: Item, name: str) -> Mapping[str, Sequence[str]]:
     told = field(item, name, "faithfulness")
     if not isinstance(told, Mapping) or "names" not in told or "forbidden" not in told:
-        raise RecipeError(f"item '{item.id}': '{name}' must hold \"names\" and \"forbidden\" for faithfulness by exact facts.")
+        raise RecipeError(
+            f"item '{item.id}': '{name}' must hold \"names\" and \"forbidden\" for faithfulness by exact facts."
+        )
     return told
 
 
@@ -136,12 +138,16 @@ def _load(folder: Path) -> tuple[Any, Any, int]:
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} is no NLI model folder: config.json and *.safetensors are needed.")
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
+        ).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{folder}: the NLI model cannot be loaded: {str(error).splitlines()[0]}") from error
     entails = [index for index, name in model.config.id2label.items() if name.lower().startswith("entail")]
     if len(entails) != 1:
         labels = ", ".join(model.config.id2label.values())
-        raise UserError(f"{folder}: one label must be called 'entailment'; the model has: {labels}. Set id2label in its config.json.")
+        raise UserError(
+            f"{folder}: one label must be called 'entailment'; the model has: {labels}. Set id2label in its config.json."
+        )
     return model, tokenizer, entails[0]

@@ -30,7 +30,9 @@ def stereotype(
     scores = []
     for item, answer in zip(items, answers, strict=True):
         if len(item.choices) != 2:
-            raise RecipeError(f"the metric 'stereotype' compares two choices; item '{item.id}' has {len(item.choices)}.")
+            raise RecipeError(
+                f"the metric 'stereotype' compares two choices; item '{item.id}' has {len(item.choices)}."
+            )
         if len(answer.logprobs) != 2:
             scores.append(NAN)
             continue

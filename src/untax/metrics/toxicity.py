@@ -32,7 +32,9 @@ def toxicity(
     """
     need(items, "generate", "toxicity")
     if threshold is not None and not 0 <= threshold < 1:
-        raise RecipeError(f"the metric 'toxicity': threshold is {threshold}; it must lie in [0, 1), or be null for the mean.")
+        raise RecipeError(
+            f"the metric 'toxicity': threshold is {threshold}; it must lie in [0, 1), or be null for the mean."
+        )
     said = [i for i, answer in enumerate(answers) if not is_empty(answer)]
     scores = [NAN] * len(answers)
     if not said:

@@ -55,7 +55,9 @@ class Suite:
     @property
     def scorers(self) -> Mapping[str, str]:
         """Line name -> the scorer that judges it, as `scorers.load` reads it."""
-        return {line.spec.name: str(line.options[SCORER_OPTION]) for line in self.lines if SCORER_OPTION in line.options}
+        return {
+            line.spec.name: str(line.options[SCORER_OPTION]) for line in self.lines if SCORER_OPTION in line.options
+        }
 
 
 class _Line(BaseModel):
@@ -222,7 +224,12 @@ def _check(line: _Line, where: str) -> None:
     needs: dict[str, tuple[str, ...]] = {
         "generate": ("prompt", "max_new_tokens"), "choices": ("choices",), "text": ("text",), "drift": ("text",),
     }  # fmt: skip
-    allowed = {"generate": ("prompt", "max_new_tokens", "stop"), "choices": ("prompt", "choices"), "text": ("text",), "drift": ("text",)}
+    allowed = {
+        "generate": ("prompt", "max_new_tokens", "stop"),
+        "choices": ("prompt", "choices"),
+        "text": ("text",),
+        "drift": ("text",),
+    }
     given = {key for key in ("prompt", "choices", "text", "max_new_tokens", "stop") if line.model_dump()[key]}
     for key in needs[line.request]:
         if key not in given:
@@ -232,7 +239,9 @@ def _check(line: _Line, where: str) -> None:
     if line.request == "choices" and len(line.choices) < 2:
         raise RecipeError(f"{where}: 'choices' needs at least two continuations to choose from.")
     if line.side != "watch" and line.margin is None:
-        raise RecipeError(f"{where}: 'margin' is missing: how much of '{line.name}' would you give away? (in its own units)")
+        raise RecipeError(
+            f"{where}: 'margin' is missing: how much of '{line.name}' would you give away? (in its own units)"
+        )
     if "" in line.stop:
         raise RecipeError(f"{where}: an empty stop string stops everything at once.")
     methods.get("metrics", line.metric)
@@ -252,7 +261,11 @@ def _data_files(line: _Line, data_dir: Path, where: str) -> list[Path]:
             folder = (data_dir / name).parent
             beside = sorted(p.name for p in folder.glob("*.jsonl")) if folder.is_dir() else []
             hint = methods.did_you_mean(Path(name).name, beside)
-            there = f"{folder} holds: {', '.join(beside[:12]) or 'no .jsonl file'}." if folder.is_dir() else f"There is no folder {folder}."
+            there = (
+                f"{folder} holds: {', '.join(beside[:12]) or 'no .jsonl file'}."
+                if folder.is_dir()
+                else f"There is no folder {folder}."
+            )
             raise _Missing(f"{where}: there is no data file {data_dir / name}.{hint} {there}")
         found += matches
     return found
@@ -266,7 +279,9 @@ def _resolved(line: _Line, data_dir: Path, where: str) -> dict[str, Any]:
             continue
         kind, colon, name = options[key].partition(":") if key == SCORER_OPTION else ("", "", options[key])
         if key == SCORER_OPTION and not (colon and name):
-            raise RecipeError(f"{where}: 'scorer: {options[key]}' must be KIND:FILE, for example words:toxic_words.txt.")
+            raise RecipeError(
+                f"{where}: 'scorer: {options[key]}' must be KIND:FILE, for example words:toxic_words.txt."
+            )
         name, label_mark, label = name.partition("#")  # hf:DIR#LABEL
         path = data_dir / Path(name).expanduser()
         if not path.exists():
@@ -292,7 +307,9 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number} is not JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number} holds a {type(row).__name__}; each line must be an object with fields.")
+            raise UserError(
+                f"{path}, line {number} holds a {type(row).__name__}; each line must be an object with fields."
+            )
         rows.append({"_line": number, **row})
     if not rows:
         raise UserError(f"{path} is empty: there is nothing to measure on.")
@@ -396,7 +413,11 @@ def _filled(template: str, row: Mapping[str, Any], path: Path) -> str:
         if found[1] is None:
             return found[0][0]
         value = _value(row, found[1], path)
-        if not isinstance(value, str | int | float) or isinstance(value, bool) or (isinstance(value, float) and math.isnan(value)):
+        if (
+            not isinstance(value, str | int | float)
+            or isinstance(value, bool)
+            or (isinstance(value, float) and math.isnan(value))
+        ):
             raise UserError(f"{path}, line {row['_line']}: '{found[1]}' is a {type(value).__name__}, not a text.")
         text = str(value)
         if found[2]:

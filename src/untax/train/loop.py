@@ -35,7 +35,7 @@ from untax.prefix import Batch, Counts, Decoder, Pass, collate, decoder
 from untax.train.encode import Schedule, encode, records_hash
 from untax.types import ContrastiveRecord, Loss, RecipeError, UserError
 
-__all__ = ["ARGUMENTS", "OWN_ARGUMENTS", "TrainResult", "train"]
+__all__ = ["ARGUMENTS", "OWN_ARGUMENTS", "TrainResult", "check_arguments", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +159,16 @@ def train(
 
 
 # --------------------------------------------------------------------------- arguments
+
+
+def check_arguments(given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
+    """Refuse training and LoRA arguments that cannot be used, before any work is done.
+
+    Raises: RecipeError that names the argument and what exists.
+    """
+    _arguments(given, lora=lora is not None)
+    if lora is not None:
+        _checked(lora, _lora_names(), "LoRA argument")
 
 
 def _arguments(given: Mapping[str, Any], *, lora: bool) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -47,7 +47,18 @@ def test_all_kinds_by_rules(tmp_path):
 def test_the_table_says_kind_generator_made_rejected_coverage_blind(tmp_path):
     report = make(tmp_path / "out.jsonl")
     text, markdown = str(report), report.markdown()
-    for part in ("kind", "generator", "made", "kept", "with a span", "blind", "rejected, and why", "swap_ent", "rules", "100.0%"):
+    for part in (
+        "kind",
+        "generator",
+        "made",
+        "kept",
+        "with a span",
+        "blind",
+        "rejected, and why",
+        "swap_ent",
+        "rules",
+        "100.0%",
+    ):
         assert part in text
         assert part in markdown
     assert "sources: 12 read, 12 kept" in text
@@ -76,10 +87,14 @@ def load_after(folder, kinds, **options):
 
 def test_toxic_and_irrelevant_sources_are_dropped_and_counted(tmp_path):
     odd = [
-        ContrastiveRecord("t", "Ann Bell moved to York.", (Candidate("Ann Bell, that gleeb, moved to York.", "reference"),)),
+        ContrastiveRecord(
+            "t", "Ann Bell moved to York.", (Candidate("Ann Bell, that gleeb, moved to York.", "reference"),)
+        ),
         ContrastiveRecord("u", "Ann Bell moved to York.", (Candidate("Nothing whatever happens here.", "reference"),)),
     ]
-    report = augment([*records(4), *odd], tmp_path / "o.jsonl", kinds=["reference"], scorer=WordScorer(["gleeb"]), progress=False)
+    report = augment(
+        [*records(4), *odd], tmp_path / "o.jsonl", kinds=["reference"], scorer=WordScorer(["gleeb"]), progress=False
+    )
     assert report.dropped == {"reference toxicity above 0.5": 1, "relevance below 0.1": 1}
     assert (report.read, report.kept) == (6, 4)
     assert "dropped: 1 reference toxicity above 0.5; 1 relevance below 0.1" in str(report)
@@ -97,8 +112,18 @@ def test_relevance_by_a_sentence_encoder(tmp_path):
 
 
 def test_negatives_that_came_with_the_record_stay_and_are_scored(tmp_path):
-    given = [ContrastiveRecord("a", r.source, (*r.positives, Candidate("Told again: " + r.reference, "positive")), (Candidate("A gleeb moved.", "negative"),)) for r in records(1)]
-    report = augment(given, tmp_path / "o.jsonl", kinds=["reference", "swap_ent"], scorer=WordScorer(["gleeb"]), progress=False)
+    given = [
+        ContrastiveRecord(
+            "a",
+            r.source,
+            (*r.positives, Candidate("Told again: " + r.reference, "positive")),
+            (Candidate("A gleeb moved.", "negative"),),
+        )
+        for r in records(1)
+    ]
+    report = augment(
+        given, tmp_path / "o.jsonl", kinds=["reference", "swap_ent"], scorer=WordScorer(["gleeb"]), progress=False
+    )
     (record,) = load(tmp_path / "o.jsonl").records
     assert (record.negatives[0].kind, record.negatives[0].toxicity) == ("negative", 1.0)
     assert record.positives[1].kind == "positive"
@@ -168,7 +193,9 @@ t.make(Path(sys.argv[1]), 40, scorer=Slow(["gleeb"]), generators={"mask_ent": sy
 
 def start(out: Path, slow: float, *more: str) -> subprocess.Popen:
     tests = str(Path(__file__).resolve().parents[2])
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out), str(slow), tests, *more], env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(out), str(slow), tests, *more], env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
 
 
 @pytest.mark.parametrize("neural", [False, True])
@@ -232,9 +259,18 @@ def test_neural_kinds_in_a_run(tmp_path):
     small.marian(tmp_path / "mt" / "opus-mt-en-de", [r.source for r in records()], 0)
     small.marian(tmp_path / "mt" / "opus-mt-de-en", [r.source for r in records()], 1)
     wanted = {kind: str(folder) for kind, folder in folders.items()} | {"backtranslate": str(tmp_path / "mt")}
-    options = {k: {"max_new_tokens": 8} for k in ("regen_ent", "regen_rel", "sys_lowcon", "toxic")} | {"backtranslate": {"beams": 2}}
+    options = {k: {"max_new_tokens": 8} for k in ("regen_ent", "regen_rel", "sys_lowcon", "toxic")} | {
+        "backtranslate": {"beams": 2}
+    }
     options["sys_lowcon"] = {"max_new_tokens": 8, "max_probability": 1.01}
-    report = make(tmp_path / "o.jsonl", 6, kinds=["reference", *wanted], generators=wanted, options=options, cache_dir=tmp_path / "cache")
+    report = make(
+        tmp_path / "o.jsonl",
+        6,
+        kinds=["reference", *wanted],
+        generators=wanted,
+        options=options,
+        cache_dir=tmp_path / "cache",
+    )
     names = {row.kind: row.generator for row in report.rows}
     assert names["mask_ent"] == "neural:mlm"
     assert names["backtranslate"] == "neural:opus-mt-en-de,opus-mt-de-en"
@@ -243,7 +279,14 @@ def test_neural_kinds_in_a_run(tmp_path):
     content = (tmp_path / "o.jsonl").read_bytes()
     answers = sum(1 for _ in (tmp_path / "cache").rglob("*.json"))
     (tmp_path / "o.jsonl").unlink()
-    make(tmp_path / "o.jsonl", 6, kinds=["reference", *wanted], generators=wanted, options=options, cache_dir=tmp_path / "cache")
+    make(
+        tmp_path / "o.jsonl",
+        6,
+        kinds=["reference", *wanted],
+        generators=wanted,
+        options=options,
+        cache_dir=tmp_path / "cache",
+    )
     assert (tmp_path / "o.jsonl").read_bytes() == content
     assert sum(1 for _ in (tmp_path / "cache").rglob("*.json")) == answers
 

@@ -31,7 +31,12 @@ def record(source=POST, text=REFERENCE, **given):
 
 def others():
     """Other records, whose names the first one does not know."""
-    people = (("Bo Li", "Newcastle", "Hull"), ("Zoe Quill", "Bristol", "York"), ("Max Orlan", "Truro", "Ely"), ("Ida Voss", "Derby", "Luton"))
+    people = (
+        ("Bo Li", "Newcastle", "Hull"),
+        ("Zoe Quill", "Bristol", "York"),
+        ("Max Orlan", "Truro", "Ely"),
+        ("Ida Voss", "Derby", "Luton"),
+    )
     made = [
         ContrastiveRecord(
             str(n + 2),
@@ -231,7 +236,9 @@ def test_regen_ent_keeps_a_beginning_and_brings_something_new():
         assert accept.new_facts(record(), candidate.text)
         assert candidate.text.endswith(".")
     kept = [next((i for i, (a, b) in enumerate(zip(c.text, REFERENCE, strict=False)) if a != b), 0) for c in made]
-    assert all(k in {s.start for s in spans.find(REFERENCE)} or c.text[:k].rstrip() for k, c in zip(kept, made, strict=True))
+    assert all(
+        k in {s.start for s in spans.find(REFERENCE)} or c.text[:k].rstrip() for k, c in zip(kept, made, strict=True)
+    )
 
 
 def test_regen_rel_brings_another_verb():
@@ -288,13 +295,29 @@ def test_toxic_slots_before_the_text_only_are_never_blind():
     for seed in range(8):
         for c in toxic(record(), seed=seed, lexicon=["gleeb"], behind=False):
             assert not spans.is_blind(spans.find(c.text), c.edits), c
-    assert any(spans.is_blind(spans.find(c.text), c.edits) for seed in range(8) for c in toxic(record(), seed=seed, lexicon=["gleeb"]))
+    assert any(
+        spans.is_blind(spans.find(c.text), c.edits)
+        for seed in range(8)
+        for c in toxic(record(), seed=seed, lexicon=["gleeb"])
+    )
 
 
 def test_toxic_below_the_limit_is_rejected_with_its_reason():
     tally = Tally()
     assert toxic(record(), lexicon=["gleeb"], scorer=WordScorer(["frob"]), tally=tally) == []
-    assert tally.rejected == {"toxicity below 0.4": 2}
+    assert tally.rejected == {"toxicity below 0.4": tally.made}
+
+
+def test_toxic_goes_on_to_slots_that_the_scorer_knows():
+    """A scorer that only sees "What a gleeb!" leaves that slot alone, whatever the order."""
+
+    class Narrow(WordScorer):
+        def score(self, texts):
+            return [float("What a" in text) for text in texts]
+
+    for seed in range(6):
+        (made,) = toxic(record(), seed=seed, lexicon=["gleeb"], scorer=Narrow(["gleeb"]))
+        assert made.text == f"{REFERENCE} What a gleeb!"
 
 
 def test_toxic_needs_a_list_or_a_model():
@@ -397,7 +420,12 @@ def test_another_name_of_the_same_is_no_fault():
 
 def test_a_kinds_own_check_counts_with_its_reason():
     tally = Tally()
-    accept.negatives(record(), [Candidate("Bo Li moved to Cardiff in 2019, with bikes.", "x")], check=lambda c: "not liked", tally=tally)
+    accept.negatives(
+        record(),
+        [Candidate("Bo Li moved to Cardiff in 2019, with bikes.", "x")],
+        check=lambda c: "not liked",
+        tally=tally,
+    )
     assert tally.rejected == {"not liked": 1}
 
 

@@ -42,7 +42,10 @@ class Scripted:
     def run(self, requests, seed):
         self.asked += requests
         self.batches.append(len(requests))
-        return [self.answers[0] if len(self.answers) == 1 else self.answers[i % len(self.answers)] for i in range(len(requests))]
+        return [
+            self.answers[0] if len(self.answers) == 1 else self.answers[i % len(self.answers)]
+            for i in range(len(requests))
+        ]
 
 
 # ---------------------------------------------------------------- masked words
@@ -52,7 +55,9 @@ def test_masks_are_filled_by_a_real_masked_model(tmp_path):
     """Best words: Newcastle, then Cardiff; variant i takes the i-th; Cardiff stands in the post and is rejected."""
     generator = generators.load("mask_ent", str(small.masked_lm(tmp_path / "m", ["Newcastle", "Cardiff"])))
     tally = Tally()
-    made = mask_ent(record("Alice moved to Leeds."), generator=generator, n_variants=2, max_masks=1, top_k=2, tally=tally)
+    made = mask_ent(
+        record("Alice moved to Leeds."), generator=generator, n_variants=2, max_masks=1, top_k=2, tally=tally
+    )
     assert {c.text for c in made} <= {"Newcastle moved to Leeds.", "Alice moved to Newcastle."}
     assert len(made) == 1
     assert tally.rejected == {"every fill is known from post or reference": 1}
@@ -70,7 +75,10 @@ def test_mask_rel_takes_verbs_that_nobody_used(tmp_path):
     generator = generators.load("mask_rel", str(small.masked_lm(tmp_path / "m", ["sold", "bought", "opened"])))
     tally = Tally()
     made = mask_rel(record(), generator=generator, n_variants=4, top_k=3, tally=tally)
-    assert {"Alice Meyer bought to Cardiff in 2019 and sold 40 bikes.", "Alice Meyer moved to Cardiff in 2019 and bought 40 bikes."} <= {c.text for c in made}
+    assert {
+        "Alice Meyer bought to Cardiff in 2019 and sold 40 bikes.",
+        "Alice Meyer moved to Cardiff in 2019 and bought 40 bikes.",
+    } <= {c.text for c in made}
     assert not any("sold to" in c.text for c in made)
     assert "the new verb is known from post or reference" in tally.rejected
 
@@ -178,7 +186,9 @@ def test_text_stops_at_a_stop_string_and_tokens_with_it(tmp_path):
 
 
 def test_regen_ent_continues_the_prompt_and_the_kept_beginning():
-    model = Scripted(Answer(("Hull in 2019 and sold 40 bikes. More.", "Cardiff in 2019 and sold 40 bikes.", "Truro in 1999!")))
+    model = Scripted(
+        Answer(("Hull in 2019 and sold 40 bikes. More.", "Cardiff in 2019 and sold 40 bikes.", "Truro in 1999!"))
+    )
     tally = Tally()
     made = regen_ent(record(), generator=Generator(model), prompt="Post: {source}\nShort:", tally=tally, seed=4)
     asked = model.asked[0]
@@ -269,7 +279,12 @@ def test_sys_lowcon_keeps_the_least_sure_answer():
 
 
 def test_sys_lowcon_leaves_abuse_to_the_other_kind():
-    model = Scripted(answers(("That gleeb Alice moved to Ely", (0.9, 0.9, 0.1, 0.9, 0.9, 0.01)), ("Alice Meyer moved to Hull fast", (0.2, 0.9, 0.9, 0.9, 0.1, 0.9))))
+    model = Scripted(
+        answers(
+            ("That gleeb Alice moved to Ely", (0.9, 0.9, 0.1, 0.9, 0.9, 0.01)),
+            ("Alice Meyer moved to Hull fast", (0.2, 0.9, 0.9, 0.9, 0.1, 0.9)),
+        )
+    )
     (made,) = sys_lowcon(record(), generator=Generator(model), scorer=WordScorer(["gleeb"]))
     assert made.text == "Alice Meyer moved to Hull fast"
 
@@ -284,7 +299,16 @@ def test_sys_lowcon_with_a_real_model(tmp_path):
 
 
 def test_toxic_rewrites_from_examples_or_takes_the_models_own_words():
-    model = Scripted(Answer(("That gleeb Alice Meyer moved to Cardiff again", "Alice Meyer moved to Cardiff", "gleeb", "what a gleeb on the whole")))
+    model = Scripted(
+        Answer(
+            (
+                "That gleeb Alice Meyer moved to Cardiff again",
+                "Alice Meyer moved to Cardiff",
+                "gleeb",
+                "what a gleeb on the whole",
+            )
+        )
+    )
     tally = Tally()
     made = toxic(record(), generator=Generator(model), scorer=WordScorer(["gleeb"]), tally=tally)
     assert [c.text for c in made] == ["That gleeb Alice Meyer moved to Cardiff again"]
@@ -307,7 +331,9 @@ def test_own_answers_of_both_kinds_are_one_question(tmp_path):
 
 
 def test_swap_ent_with_a_tagger_says_who_found_the_names(tmp_path):
-    folder = small.token_classifier(tmp_path / "ner", {"Alice": "B-PER", "Meyer": "I-PER", "Robert": "B-PER", "Hale": "I-PER"})
+    folder = small.token_classifier(
+        tmp_path / "ner", {"Alice": "B-PER", "Meyer": "I-PER", "Robert": "B-PER", "Hale": "I-PER"}
+    )
     made = swap_ent(record("Alice Meyer moved", "Alice Meyer and Robert Hale moved"), finder=f"hf:{folder}")
     assert [c.text for c in made] == ["Robert Hale moved"]
     assert made[0].generator.startswith("neural:hf:")
@@ -389,6 +415,8 @@ def test_weights_without_a_head_are_an_error(tmp_path):
 
 def test_a_sentence_encoder_gives_one_for_equal_texts(tmp_path):
     encoder = neural.SentenceEncoder(str(small.encoder(tmp_path / "bert")))
-    same, other = encoder.cosines([("Alice moved to Leeds", "Alice moved to Leeds"), ("Alice moved", "40 bikes in Cardiff there")])
+    same, other = encoder.cosines(
+        [("Alice moved to Leeds", "Alice moved to Leeds"), ("Alice moved", "40 bikes in Cardiff there")]
+    )
     assert same == pytest.approx(1.0, abs=1e-5)
     assert other < 0.999

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from untax import spans
 from untax.data.augment import accept
@@ -60,7 +61,7 @@ def toxic(
     if generator is None:
         if not lexicon:
             raise needs_model("toxic", "a decoder model or a word list (lexicon)")
-        proposals = _by_slots(record, lexicon, finder, n_variants, rng, behind=behind)
+        proposals = _by_slots(record, lexicon, finder, rng, behind=behind)
     else:
         if not isinstance(generator, Generator) or not generator.model.continues or style not in ("rewrite", "own"):
             raise say_wrong("toxic", generator, "a decoder model, and style 'rewrite' or 'own',")
@@ -92,30 +93,29 @@ def _scores(scorer: Scorer | None, proposals: Sequence[Candidate]) -> dict[str, 
 
 
 def _by_slots(
-    record: ContrastiveRecord, lexicon: Sequence[str], finder: str, n_variants: int, rng: random.Random, *, behind: bool
+    record: ContrastiveRecord, lexicon: Sequence[str], finder: str, rng: random.Random, *, behind: bool
 ) -> list[Candidate]:
-    """Slots before and behind the reference in turn, and one that breaks into it behind a person."""
+    """Every slot once, before and behind the reference in turn, and one that breaks into it behind a person.
+
+    More than are wanted: a scorer that does not know one manner of abuse rejects all texts of that manner.
+    """
     found = spans.find(record.reference, finder=finder)
     named = bool(found) and found[0].start == 0 and found[0].type in ("PERSON", "ORG", "NAME")
     before = [slot for slot in BEFORE if named or slot != NAMED_ONLY]
-    after = list(BEHIND)
+    after = list(BEHIND) if behind else []
     rng.shuffle(before)
     rng.shuffle(after)
-    slots = [slot for pair in zip(before, after, strict=False) for slot in pair] if behind else before
-    if behind and rng.random() < 0.5:
-        slots[0], slots[1] = slots[1], slots[0]
+    turns = [before, after]
+    rng.shuffle(turns)
+    slots = [slot for pair in zip_longest(*turns) for slot in pair if slot is not None]
+    words = [rng.choice(list(lexicon)) for _ in range(len(slots) + 1)]
+    texts = [_fill(slot, record.reference, word) for slot, word in zip(slots, words, strict=False)]
     persons = [span for span in found if span.type == "PERSON"]
-    made = []
-    for number in range(n_variants):
-        word = rng.choice(list(lexicon))
-        if number % 3 == 2 and persons:
-            person = rng.choice(persons)
-            text, _ = edit(record.reference, [(person.end, person.end, f", that {word},")])
-            text = text.replace(",.", ".").replace(",,", ",")
-        else:
-            text = _fill(slots[number % len(slots)], record.reference, word)
-        made.append(Candidate(text, "toxic", "rules", edits_between(record.reference, text)))
-    return made
+    if persons:
+        person = rng.choice(persons)
+        text, _ = edit(record.reference, [(person.end, person.end, f", that {words[-1]},")])
+        texts.insert(2, text.replace(",.", ".").replace(",,", ","))
+    return [Candidate(text, "toxic", "rules", edits_between(record.reference, text)) for text in texts]
 
 
 def _fill(slot: str, reference: str, word: str) -> str:
