@@ -48,6 +48,7 @@ class AugmentSection(_Section):
     finder: str = "rules"
     lexicon: str | None = None
     generators: dict[str, str] = Field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)  # kind: its own options
     min_relevance: float | None = Field(default=None, ge=0, le=1)
 
     @field_validator("kinds")

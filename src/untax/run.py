@@ -300,6 +300,7 @@ class _Records:
                 finder=data.augment.finder,
                 lexicon=directory / data.augment.lexicon if data.augment.lexicon else None,
                 generators={k: self.base_path if v == "base" else v for k, v in data.augment.generators.items()},
+                options=data.augment.options,
                 min_relevance=data.augment.min_relevance,
                 prompt=data.prompt,
                 device=self.recipe.model.device,
