@@ -465,7 +465,7 @@ def write(
     n_train: int = 1000,
     n_validation: int = 200,
     n_summaries: int = 400,
-    n_tasks: int = 250,
+    n_tasks: int = 500,
     n_prose: int = 200,
     n_toxicity: int = 1200,
 ) -> None:
