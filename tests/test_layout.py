@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: rooms in order of use: a room may import rooms of a lower number, and its own files
 ORDER = {
     "types": 0,
-    "guards": 1, "methods": 1, "models": 1, "stats": 1, "scorers": 1, "spans": 1, "tables": 1,
+    "files": 1, "guards": 1, "methods": 1, "models": 1, "stats": 1, "scorers": 1, "spans": 1, "tables": 1,
     "prefix": 2,
     "data": 3,
     "objectives": 4, "gradients": 4, "penalties": 4, "edits": 4, "decoding": 4, "diagnostics": 4, "metrics": 4, "suites": 4,
@@ -32,7 +32,7 @@ ORDER = {
 #: the lab may use everything up to the receipt, and only these may use the lab
 LAB_MAY_USE = ORDER["receipt"]
 MAY_USE_LAB = {"recipe", "run", "cli"}
-NO_TORCH = {"types", "guards", "methods", "stats", "tables", "receipt", "frontier", "report", "recipe"}
+NO_TORCH = {"types", "files", "guards", "methods", "stats", "tables", "receipt", "frontier", "report", "recipe"}
 METHOD_FOLDERS = [folder for folder in methods.FOLDERS if (PACKAGE / folder).is_dir()]
 MAX_METHOD_LINES = 200
 MAX_FUNCTION_LINES = 80

@@ -373,7 +373,7 @@ def test_cached_groups_are_not_asked_again_and_change_nothing(suite, tok, tmp_pa
     assert repr(again) == repr(fresh)
 
 
-@pytest.mark.parametrize("change", ["model", "tokenizer", "budget", "items", "wording", "base", "mixed up", "damage"])
+@pytest.mark.parametrize("change", ["model", "settings", "tokenizer", "budget", "items", "wording", "base", "mixed up", "damage"])
 def test_cache_is_not_used_for_anything_else(suite, suite_of, data, tok, tmp_path, monkeypatch, change):
     cache = tmp_path / "cache"
     base = tiny.llama(1)
@@ -385,6 +385,8 @@ def test_cache_is_not_used_for_anything_else(suite, suite_of, data, tok, tmp_pat
     wanted = {"toxicity", "pairs", "perplexity", "drift"}
     if change == "model":
         model = tiny.llama(2)
+    elif change == "settings":
+        model.generation_config.eos_token_id = [0, 17]
     elif change == "tokenizer":
         other_tok = tiny.tokenizer(adds_end_in_front=True)
     elif change == "budget":

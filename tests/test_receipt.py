@@ -147,6 +147,17 @@ def test_no_flip_among_few_items_is_not_a_proof() -> None:
     assert make(*answered).metrics[0].verdict == "held"
 
 
+def test_one_better_item_among_few_is_not_a_proof_either() -> None:
+    """1 of 50 got better, none worse: the bootstrap's interval is [0, 0.08], and yet 1 - 0.05^(1/50) - 0.02 = 3.8 points can hide.
+
+    Of 200 with 1 better, 1.5 - 0.5 points: less than the margin of 2.
+    """
+    line = line_of([(0.0, 1.0)] + [(1.0, 1.0)] * 40 + [(0.0, 0.0)] * 9, binary=True)
+    assert line.benefit.low == 0
+    assert (line.verdict, "3.8 points can hide" in line.why) == ("not known", True)
+    assert line_of([(0.0, 1.0)] + [(1.0, 1.0)] * 160 + [(0.0, 0.0)] * 39, binary=True).verdict == "held"
+
+
 def test_the_sentence() -> None:
     tuned = system("tuned", seed=1, n=1500, shift={"toxicity": -0.3, "copying": -0.08}, noise=0.01)
     receipt = make(system(n=1500, noise=0.01), tuned, resamples=QUICK)

@@ -96,11 +96,11 @@ def malformed() -> list[tuple[str, bytes]]:
         "model": ["lab", "3", "[lab]", "{base: 3}", "{base: lab, dtype: float8}", "{base: [a]}", "{device: 1}"],
         "data": ["lab", "[]", "{dir: 3}", "{limit: 0}", "{limit: -2}", "{limit: many}", "{on_error: ignore}", "{columns: [a]}",
                  "{augment: yes}", "{augment: {kinds: []}}", "{augment: {kinds: swap_ent, scorer: a}}", "{mix: 3}",
-                 "{mix: [{data: a, share: 1.5}]}", "{mix: [{data: a, share: 0}]}", "{mix: [{share: 0.5}]}", "{prompt: 3}"],
+                 "{mix: [{data: a, share: 1.5}]}", "{mix: [{data: a, share: 0}]}", "{mix: [{data: a, share: 0.5}, {data: b, share: 0.5}]}", "{mix: [{share: 0.5}]}", "{prompt: 3}"],
         "train": ["sft", "[]", "{}", "{objective: 3}", "{objective: []}", "{objective: {alpha: 1}}", "{objective: sft, lora: 8}",
                   "{objective: {name: sft, alpha: 1}}", "{objective: {name: [sft]}}"],
         "controls": ["sft", "[sft]", "{sft: 3}", "{base: {train: {objective: sft}}}", "{'a b': {}}", "{x: {train: {objective: no}}}"],
-        "measure": ["lab", "{suite: 3}", "{max_items: 0}", "{max_items: x}", "{batch_size: 0}", "{batch_size: big}", "{suites: lab}"],
+        "measure": ["lab", "{suite: 3}", "{max_items: 0}", "{max_items: x}", "{batch_size: 0}", "{batch_size: big}", "{margins: 0.02}", "{margins: {facts: 0}}", "{margins: {facts: [1]}}", "{suites: lab}"],
         "report": ["x", "{resamples: 3}", "{resamples: many}", "{title: [a]}", "{colour: red}"],
         "allow_network": ["3", "sometimes", "[]"],
     }  # fmt: skip

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
@@ -110,7 +110,7 @@ def measure(
     max_items: Annotated[int | None, typer.Option(min=1, help="At most so many items of each metric.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, the same for both.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     gate: Annotated[
         bool, typer.Option("--gate", help="Exit with 2 when an ability was paid beyond its margin.")
     ] = False,
@@ -150,12 +150,14 @@ def augment(
     column: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN: where a field stands in your file.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
     on_error: Annotated[str, typer.Option(help="raise: stop at a bad row; skip: count and list it.")] = "raise",
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Make positives and negatives of records; prints what was made, what was rejected and why."""
     from untax import run as runs
 
+    if not any(kind.strip() for kind in kinds.split(",")):
+        raise RecipeError("--kinds names no kind. `untax list augment` shows them.")
     if on_error not in ("raise", "skip"):
         raise RecipeError(f"--on-error {on_error}: it is 'raise' or 'skip'.")
     report = runs.augment_file(
@@ -235,7 +237,7 @@ def doctor() -> None:
 @lab_app.command("build")
 def lab_build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the model goes.")] = Path("runs/lab-base"),
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Train the lab's base model again from its seed (at most 40 minutes on 2 cores) and print its floors."""
@@ -247,7 +249,7 @@ def lab_build(
 @lab_app.command("write")
 def lab_write(
     out: Annotated[Path, typer.Argument(help="Folder for the world's files.")],
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Write the lab's training, validation and test files, to look at or to train on elsewhere."""
     from untax.lab import world
@@ -282,8 +284,3 @@ def _command() -> str:
     import shlex
 
     return shlex.join(["untax", *sys.argv[1:]])
-
-
-def run_main(arguments: list[str]) -> Any:
-    """The command line as a function, for tests: returns what the command returns, raises what it raises."""
-    return app(arguments, standalone_mode=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from untax import methods, models
+from untax import files, methods, models
 from untax.suites.read import Line, Suite, asked, digest, load_suite, suite_names, with_scorer_identities
 from untax.types import NAN, Answer, Item, RecipeError, ScoreRow, Scores, UserError
 
@@ -211,6 +210,7 @@ def _answers(
     key = {
         **asdict(who),
         "base": who.base if line.spec.request == "drift" else None,
+        "settings": models.settings_fingerprint(model),
         "request": line.spec.request,
         "asks": digest(asks),
         "max_new_tokens": line.max_new_tokens,
@@ -303,7 +303,4 @@ def _read_cache(path: Path, key: Mapping[str, Any], n: int) -> list[Answer] | No
 
 
 def _write_cache(path: Path, key: Mapping[str, Any], answers: Sequence[Answer]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps({"key": key, "answers": [asdict(answer) for answer in answers]}), encoding="utf-8")
-    part.replace(path)
+    files.write(path, json.dumps({"key": key, "answers": [asdict(answer) for answer in answers]}))

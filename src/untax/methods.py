@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -124,16 +125,32 @@ def find(folder: str, name: str) -> Callable[..., Any]:
 
 
 def check_options(folder: str, name: str, options: Mapping[str, Any], *, where: str, given: Iterable[str] = ()) -> None:
-    """Refuse an option that the method does not have, before anything runs. `given` are options that the plumbing fills.
+    """Refuse an option that the method does not have, or of another type, before anything runs.
 
+    `given` are options that the plumbing fills.
     Raises: RecipeError that names the option, where it stands and what exists.
     """
-    known = [option.name for option in get(folder, name).options if option.name not in set(given)]
-    for key in options:
+    known = {option.name: option.type for option in get(folder, name).options if option.name not in set(given)}
+    for key, value in options.items():
         if key not in known:
             raise RecipeError(
                 f"{where}: '{name}' has no option '{key}'.{did_you_mean(key, known)} It has: {', '.join(known) or 'none'}."
             )
+        if not _fits(value, known[key]):
+            raise RecipeError(f"{where}: option '{key}' of '{name}' is {value!r}; it must be {known[key]}.")
+
+
+def _fits(value: Any, written: str) -> bool:
+    """Whether a value is of a type as it stands in the source; what is no plain type is left to the method."""
+    if written.endswith(" | None"):
+        return value is None or _fits(value, written.removesuffix(" | None"))
+    if written.startswith("Literal["):
+        choices = ast.literal_eval(written.removeprefix("Literal"))
+        return type(value) is str and value in choices
+    if written == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    plain = {"int": int, "bool": bool, "str": str}.get(written)
+    return plain is None or type(value) is plain
 
 
 def _read(folder: str, path: Path) -> Method | None:

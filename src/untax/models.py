@@ -7,7 +7,6 @@ answers do not depend on the batch they travelled in (float32; up to the last bi
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -25,10 +24,13 @@ from typing import Any
 
 import torch
 
+from untax import methods
 from untax.types import Answer, UserError
 
 __all__ = [
     "adapter_off",
+    "adds_space",
+    "check",
     "choice_logprobs",
     "context_length",
     "drift_from",
@@ -36,8 +38,11 @@ __all__ = [
     "generate",
     "has_adapter",
     "load",
+    "no_loading_bar",
+    "opening_ids",
     "prompt_ids",
     "save",
+    "settings_fingerprint",
     "target_ids",
     "text_logprobs",
     "tokenizer_fingerprint",
@@ -77,7 +82,9 @@ def load(
     Raises: UserError when there is nothing to load, or what is there cannot be loaded safely and whole.
     """
     if dtype not in DTYPES:
-        raise UserError(f"dtype '{dtype}' is not known.{_did_you_mean(dtype, DTYPES)} There are: {', '.join(DTYPES)}.")
+        raise UserError(
+            f"dtype '{dtype}' is not known.{methods.did_you_mean(dtype, DTYPES)} There are: {', '.join(DTYPES)}."
+        )
     target = _device(device)
     folder = _locate(name_or_path, allow_network)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
@@ -96,6 +103,26 @@ def load(
     if adapter_folder is not None:
         model = _lay_adapter(model, adapter_folder)
     return model.to(target).eval(), tokenizer
+
+
+def check(
+    name_or_path: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    device: str = "cpu",
+    allow_network: bool = False,
+) -> None:
+    """Look at the files of a model, and at the device, without loading anything.
+
+    Raises: UserError where `load` would find at once that it cannot go on.
+    """
+    _device(device)
+    folder = _locate(name_or_path, allow_network)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        folder = _base_of(folder, allow_network)
+    _check_files(folder)
+    if adapter is not None:
+        _check_adapter(_locate(adapter, allow_network))
 
 
 def save(model: Any, tokenizer: Any, folder: str | Path) -> None:
@@ -124,11 +151,6 @@ def save(model: Any, tokenizer: Any, folder: str | Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _did_you_mean(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean '{near[0]}'?" if near else ""
-
-
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -154,7 +176,7 @@ def _locate(name_or_path: str | Path, allow_network: bool) -> Path:
         raise UserError(f"{path} is a file; give the folder that holds config.json, the weights and the tokenizer.")
     name = str(name_or_path)
     near = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
-    hint = _did_you_mean(path.name, near)
+    hint = methods.did_you_mean(path.name, near)
     if not allow_network or not HUB_NAME.fullmatch(name):
         if HUB_NAME.fullmatch(name):
             hint += " If this is the name of a model on a hub, allow the network (allow_network: true)."
@@ -257,7 +279,7 @@ def _load_weights(folder: Path, dtype: str, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with _no_loading_bar():
+        with no_loading_bar():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=DTYPES[dtype],
@@ -280,7 +302,7 @@ def _load_weights(folder: Path, dtype: str, trust_remote_code: bool) -> Any:
 
 
 @contextmanager
-def _no_loading_bar() -> Iterator[None]:
+def no_loading_bar() -> Iterator[None]:
     """A bar per loaded model would bury the lines that a run prints about its own progress."""
     from transformers.utils import logging
 
@@ -296,6 +318,17 @@ def _no_loading_bar() -> Iterator[None]:
 def _lay_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
+    _check_adapter(folder)
+    try:
+        with warnings.catch_warnings():
+            # a tensor that the file lacks would stay at its random start: PEFT only warns
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, UserWarning) as error:
+        raise UserError(f"{folder}: the adapter does not fit its base model: {_first_line(error)}") from error
+
+
+def _check_adapter(folder: Path) -> None:
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder} holds no adapter_config.json: it is no PEFT adapter.")
     weights = folder / "adapter_model.safetensors"
@@ -306,13 +339,6 @@ def _lay_adapter(model: Any, folder: Path) -> Any:
             + (f"; {', '.join(pickled)} is pickled and is not opened. Save the adapter again." if pickled else ".")
         )
     _check_safetensors(weights)
-    try:
-        with warnings.catch_warnings():
-            # a tensor that the file lacks would stay at its random start: PEFT only warns
-            warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, UserWarning) as error:
-        raise UserError(f"{folder}: the adapter does not fit its base model: {_first_line(error)}") from error
 
 
 # --------------------------------------------------------------------------- adapters and identity
@@ -396,6 +422,16 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def settings_fingerprint(model: Any) -> str:
+    """A hash of what beside the weights decides the answers: the configuration, and the tokens that end an answer."""
+    settings = model.config.to_dict()
+    for key in ("_name_or_path", "transformers_version", "use_cache", "torch_dtype", "dtype"):
+        settings.pop(key, None)
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    told = json.dumps([settings, ends], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
 def context_length(model: Any) -> int | None:
     """The most tokens that the model can read at once, or None when its configuration does not say."""
     settings = model.config.to_dict()
@@ -414,7 +450,7 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     A closing EOS that some tokenizers add is left out: the text goes on.
     Raises: UserError when the prompt is empty and the tokenizer has neither BOS nor EOS.
     """
-    ids = [*_opening(tokenizer), *target_ids(tokenizer, prompt)]
+    ids = [*opening_ids(tokenizer), *_plain_ids(tokenizer, prompt)]
     if ids:
         return ids
     for special in (tokenizer.bos_token_id, tokenizer.eos_token_id):
@@ -424,11 +460,24 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
 
 
 def target_ids(tokenizer: Any, text: str) -> list[int]:
-    """The tokens of a text that continues a prompt: no special token before or behind."""
+    """The tokens of a text that continues a prompt: no special token before or behind, and one space, not two.
+
+    Where the tokenizer puts a space before every text by itself, the text's own first space is that one.
+    """
+    return _plain_ids(tokenizer, text[1:] if text.startswith(" ") and adds_space(tokenizer) else text)
+
+
+def adds_space(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts a space before every text by itself, as those of Llama 2 and Mistral do."""
+    return bool(tokenizer.tokenize("a")[:1] != ["a"])
+
+
+def _plain_ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
 
 
-def _opening(tokenizer: Any) -> list[int]:
+def opening_ids(tokenizer: Any) -> list[int]:
+    """The tokens that the tokenizer puts before every text: BOS, or none."""
     plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     full = list(tokenizer("a")["input_ids"])
     for start in range(len(full) - len(plain) + 1):
@@ -653,7 +702,7 @@ def drift_from(
     if base is None and not has_adapter(model):
         raise UserError("Drift needs the base model: the one measured has no adapter to switch off.")
     if base is model:
-        return [Answer(n_tokens=len(target_ids(tokenizer, text)), kl=0.0) for text in texts]
+        return [Answer(n_tokens=len(_plain_ids(tokenizer, text)), kl=0.0) for text in texts]
     with _asking(model):
         for chosen in _batches(rows, batch_size, 4 * model.config.get_text_config().vocab_size):
             ids, mask = _right_padded([rows[i] for i in chosen], model.device)
@@ -690,7 +739,7 @@ def _pieces(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[list[list
     limit = context_length(model)
     rows, starts, owners = [], [], []
     for number, text in enumerate(texts):
-        ids = target_ids(tokenizer, text)
+        ids = _plain_ids(tokenizer, text)
         step = len(ids) if limit is None else limit - len(opening)
         for begin in range(0, len(ids), max(step, 1)):
             rows.append([*opening, *ids[begin : begin + step]])

@@ -11,7 +11,7 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 import yaml
@@ -58,6 +58,19 @@ class AugmentSection(_Section):
             methods.get("data/augment", kind)
         return kinds
 
+    @model_validator(mode="after")
+    def _of_the_kinds(self) -> AugmentSection:
+        from untax.data.augment.run import GIVEN
+
+        for key, named in (("generators", self.generators), ("options", self.options)):
+            for kind in named:
+                if kind not in self.kinds:
+                    hint = methods.did_you_mean(kind, self.kinds)
+                    raise ValueError(f"{key}: '{kind}' is not among the kinds.{hint} They are: {', '.join(self.kinds)}")
+        for kind, given in self.options.items():
+            methods.check_options("data/augment", kind, given, where=f"data.augment.options.{kind}", given=GIVEN)
+        return self
+
 
 class MixSection(_Section):
     """Rows of another set mixed into the training data: replay is a mix."""
@@ -71,11 +84,12 @@ class DataSection(_Section):
     """Training records. Relative paths start at `dir`; `dir: lab` is the embedded world.
 
     `kind: pairs` reads parallel texts (columns `positives`, `negatives`): their common beginning becomes the source.
+    `prompt-completion` and `preference` are TRL's; their prompt becomes the source.
     """
 
     dir: str = "lab"
     train: str = "train.jsonl"
-    kind: Literal["contrastive", "pairs"] = "contrastive"
+    kind: Literal["contrastive", "pairs", "prompt-completion", "preference"] = "contrastive"
     columns: dict[str, str] = Field(default_factory=dict)
     limit: int | None = Field(default=None, gt=0)
     on_error: Literal["raise", "skip"] = "raise"
@@ -89,6 +103,18 @@ class DataSection(_Section):
         if "{source}" not in prompt:
             raise ValueError("the prompt has no {source}: every record would get the same prompt")
         return prompt
+
+    @field_validator("mix")
+    @classmethod
+    def _leaves_room(cls, mix: list[MixSection]) -> list[MixSection]:
+        if sum(part.share for part in mix) >= 1:
+            raise ValueError("the shares add up to 1 or more: nothing is left for the training data themselves")
+        names = ["main", *(Path(part.data).stem for part in mix)]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"each file needs a name of its own, and none may be called 'main': {', '.join(names[1:])}"
+            )
+        return mix
 
 
 class Objective(BaseModel):
@@ -128,11 +154,15 @@ class TrainSection(BaseModel):
 
 
 class MeasureSection(_Section):
-    """The suite: a name (`untax list suites`) or a YAML file; its data are looked up in `data.dir`."""
+    """The suite: a name (`untax list suites`) or a YAML file; its data are looked up in `data.dir`.
+
+    `margins` replaces the suite's margins by metric name: what you are willing to lose, in the metric's own units.
+    """
 
     suite: str = "lab"
     max_items: int | None = Field(default=None, gt=0)
     batch_size: int = Field(default=64, gt=0)
+    margins: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     allow_same_scorer: bool = False
 
 
@@ -201,7 +231,17 @@ def systems(recipe: Recipe) -> list[System]:
             "train": _lay_over(_dump(recipe.train), override.get("train", {}), where),
             "data": _lay_over(_dump(recipe.data), override.get("data", {}), where),
         }
-        found.append(_validate(System, {"name": name, **merged}, where))
+        try:
+            system = _validate(System, {"name": name, **merged}, where)
+        except RecipeError as error:
+            # a method's own complaint names the section, not the control
+            raise RecipeError(text if (text := str(error)).startswith(where) else f"{where}: {text}") from None
+        twin = next((other.name for other in found if (other.train, other.data) == (system.train, system.data)), None)
+        if twin is not None:
+            raise RecipeError(
+                f"{where}: it is trained exactly like '{twin}': one system counted twice. Change or remove it."
+            )
+        found.append(system)
     return found
 
 

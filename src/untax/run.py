@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from untax import methods, tables
+from untax import files, methods, tables
 from untax import receipt as receipts
 from untax import recipe as recipes
 from untax.recipe import DataSection, Recipe, System
@@ -90,7 +90,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     all_systems = recipes.systems(recipe)
     journal = _Journal(out / "log.jsonl", steps=3 + 2 * len(all_systems) * len(recipe.seeds) + 1)
-    _write_json(out / "environment.json", environment(command))
+    files.write_json(out / "environment.json", environment(command))
 
     from untax import measure, models
     from untax.train import loop
@@ -98,11 +98,18 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     directory = data_dir(recipe.data.dir, out)
     _quiet()
     suite = measure.load_suite(recipe.measure.suite, data_dir=directory, max_items=recipe.measure.max_items)
+    _check_margins(recipe.measure.margins, [line.spec.name for line in suite.lines])
     for system in all_systems:
+        loop.check_objective(system.train.objective.name, system.train.objective.options)
         loop.check_arguments(system.train.arguments, system.train.lora)
+    models.check(
+        base_path := _base_path(recipe),
+        adapter=recipe.model.adapter,
+        device=recipe.model.device,
+        allow_network=recipe.allow_network,
+    )
     if recipe.data.augment is not None:
         _check_apart(recipe, suite, _building_scorer(recipe.data.augment.scorer, directory, _kept_scorer(out)))
-    base_path = _base_path(recipe)
 
     journal.step("data: read, augment, check")
     prepared = _Records(recipe, out, base_path, journal, progress)
@@ -127,7 +134,10 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
             result = _train(recipe, system, base_path, records[system.name], seed, out / "models" / name, progress)
             curves[name] = result.log
             journal.step(f"{name}: measure")
-            tuned, _ = models.load(result.model_dir, dtype=recipe.model.dtype, device=recipe.model.device)
+            tuned, _ = models.load(
+                result.model_dir, dtype=recipe.model.dtype, device=recipe.model.device,
+                trust_remote_code=recipe.model.trust_remote_code,
+            )  # fmt: skip
             scores = measure.measure(
                 tuned, tokenizer, suite, system=system.name, seed=seed, base=None if result.adapter else base,
                 cache_dir=out / "scores" / name / "cache", batch_size=recipe.measure.batch_size, progress=progress,
@@ -136,7 +146,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
             measured[system.name].append(scores)
 
     journal.step("receipt")
-    made = _receipts(base_scores, measured, seed=0, resamples=recipe.report.resamples)
+    made = _receipts(base_scores, measured, seed=0, resamples=recipe.report.resamples, margins=recipe.measure.margins)
     path = page.write(
         made,
         out,
@@ -212,7 +222,7 @@ def _claim(recipe: Recipe, out: Path) -> None:
             f"{out} exists and is no run folder; nothing in it was touched. Give another folder with --out."
         )
     out.mkdir(parents=True, exist_ok=True)
-    _write_text(marker, resolved)
+    files.write(marker, resolved)
 
 
 def _base_path(recipe: Recipe) -> str:
@@ -232,6 +242,15 @@ def _load(recipe: Recipe, base_path: str) -> tuple[Any, Any]:
     )
 
 
+def _check_margins(margins: Mapping[str, float], known: Sequence[str]) -> None:
+    for name in margins:
+        if name not in known:
+            raise RecipeError(
+                f"measure.margins: the suite has no metric '{name}'.{methods.did_you_mean(name, known)} "
+                f"It has: {', '.join(known)}."
+            )
+
+
 def _check_apart(recipe: Recipe, suite: Any, building: Any) -> None:
     """The scorer that builds data must not judge the result, unless the recipe insists."""
     from untax import scorers
@@ -241,20 +260,19 @@ def _check_apart(recipe: Recipe, suite: Any, building: Any) -> None:
 
 
 def _kept_scorer(out: Path) -> Path:
-    return out / "data" / "building_scorer.json"
+    return out / "data" / "building_scorer.safetensors"
 
 
 def _building_scorer(spec: str, directory: Path, kept: Path) -> Any:
-    """The scorer that builds data; `fit:FILE` fits the offline one on labelled texts and keeps it in `kept`."""
+    """The scorer that builds data; what `fit:FILE` fits is written to `kept`, so that others can load it again."""
     from untax import scorers
 
-    kind, _, name = spec.partition(":")
-    if kind != "fit":
-        return scorers.load(spec, base_dir=directory)
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        scorers.fit_ngram_file(directory / name).save(kept)
-    return scorers.load(f"ngram:{kept}")
+    scorer = scorers.load(spec, base_dir=directory)
+    if isinstance(scorer, scorers.NgramScorer) and spec.startswith("fit:"):
+        # fitted anew each time, from the seed: a kept one may be of other texts
+        scorer.save(kept)
+        return scorers.load(f"ngram:{kept}")
+    return scorer
 
 
 class _Records:
@@ -273,19 +291,23 @@ class _Records:
         return self.known[key]
 
     def _make(self, data: DataSection, suffix: str) -> list[ContrastiveRecord]:
+        from untax.data import convert, mix
         from untax.data import load as loading
-        from untax.data import mix
 
         directory = data_dir(data.dir, self.out)
+        # what is no file of data.dir may be the name of a dataset on a hub
+        source = (
+            directory / data.train if (directory / data.train).exists() or not self.recipe.allow_network else data.train
+        )
         loaded = loading.load(
-            directory / data.train, columns=data.columns, on_error=data.on_error, limit=data.limit, kind=data.kind,
+            source, columns=data.columns, on_error=data.on_error, limit=data.limit, kind=data.kind,
             allow_network=self.recipe.allow_network,
         )  # fmt: skip
         for skipped in loaded.skipped[:5]:
             self.journal.say(f"skipped {skipped}")
         if loaded.skipped:
             self.journal.say(f"{len(loaded.skipped)} rows skipped, {len(loaded.records)} read")
-        records: list[ContrastiveRecord] = list(loaded.records)
+        records: list[ContrastiveRecord] = convert.as_records(loaded.records, data.kind)
         if data.augment is not None:
             from untax.data.augment import run as augmenting
 
@@ -307,20 +329,20 @@ class _Records:
                 allow_network=self.recipe.allow_network,
                 progress=self.progress,
             )
-            _write_text(self.out / "data" / f"augmented{suffix}.md", report.markdown())
+            files.write(self.out / "data" / f"augmented{suffix}.md", report.markdown())
             self.journal.say(
                 f"{report.kept} of {report.read} sources kept; the table of kinds is in {made.with_suffix('.md')}"
             )
             records = list(loading.load(made, kind="contrastive").records)
         if data.mix:
-            parts = {"main": records}
-            for part in data.mix:
-                name = Path(part.data).stem
+            parts, shares = {"main": records}, {"main": 1 - sum(part.share for part in data.mix)}
+            for number, part in enumerate(data.mix, start=1):
+                # two sets may have one file name
+                name = f"mix {number}: {part.data}"
                 parts[name] = list(
                     loading.load(directory / part.data, columns=part.columns, kind="contrastive").records
                 )
-            shares = {"main": 1 - sum(part.share for part in data.mix)}
-            shares |= {Path(part.data).stem: part.share for part in data.mix}
+                shares[name] = part.share
             records = mix.mix(parts, shares, seed=0)
         return records
 
@@ -357,13 +379,13 @@ def _train(
 
 
 def _receipts(
-    base: Scores, measured: Mapping[str, Sequence[Scores]], *, seed: int, resamples: int
+    base: Scores, measured: Mapping[str, Sequence[Scores]], *, seed: int, resamples: int, margins: Mapping[str, float]
 ) -> list[receipts.Receipt]:
     """Every system against the base, then the main system against each control, seed against the same seed."""
     names = list(measured)
-    made = [receipts.make(base, measured[name], seed=seed, resamples=resamples) for name in names]
-    made += [receipts.make(measured[name], measured[names[0]], seed=seed, resamples=resamples) for name in names[1:]]
-    return made
+    sides: list[tuple[Scores | Sequence[Scores], Sequence[Scores]]] = [(base, measured[name]) for name in names]
+    sides += [(measured[name], measured[names[0]]) for name in names[1:]]
+    return [receipts.make(*side, seed=seed, resamples=resamples, margins=margins) for side in sides]
 
 
 def _outcome(folder: Path, page_path: Path, made: Sequence[receipts.Receipt]) -> Outcome:
@@ -427,6 +449,10 @@ def compare_two(
     """
     from untax import measure, models
 
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out} is a file; give the folder for scores and receipt with --out.")
+    if (out / "recipe.resolved.yaml").exists():
+        raise RecipeError(f"{out} holds a run, whose receipt would be overwritten. Give another folder with --out.")
     if not allow_network:
         os.environ["HF_HUB_OFFLINE"] = "1"
     _quiet()
@@ -443,7 +469,7 @@ def compare_two(
     )  # fmt: skip
     for scores in (first, second):
         tables.write(scores, out / "scores" / scores.system)
-    _write_json(out / "environment.json", environment(command))
+    files.write_json(out / "environment.json", environment(command))
     made = [receipts.make(first, second, seed=seed, resamples=resamples)]
     path = page.write(
         made, out, title=f"{Path(tuned).name} against {Path(base).name}", environment=environment(command)
@@ -472,8 +498,14 @@ def augment_file(
 
     for kind in kinds:
         methods.get("data/augment", kind)
+    if out.is_dir():
+        raise RecipeError(f"{out} is a folder; give the file for the records with --out.")
+    if out.exists() and not out.with_name(out.name + ".report.json").exists():
+        raise RecipeError(
+            f"{out} exists and was not made by augmenting; nothing was touched. Give another file with --out."
+        )
     loaded = loading.load(source, columns=dict(columns), on_error=on_error, limit=limit, kind="contrastive")
-    building = _building_scorer(scorer, Path(), out.with_name(out.name + ".scorer.json")) if scorer else None
+    building = _building_scorer(scorer, Path(), out.with_name(out.name + ".scorer.safetensors")) if scorer else None
     report = augmenting.augment(
         list(loaded.records), out, kinds=list(kinds), seed=seed, scorer=building, finder=finder, lexicon=lexicon,
         generators=dict(generators), progress=progress,
@@ -514,15 +546,3 @@ def examine() -> tuple[dict[str, str], list[str]]:
             f"the embedded model is not at {LAB_BASE}: install untax again, or make it with `untax lab build --out {LAB_BASE}`"
         )
     return facts, problems
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    _write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from untax import files
 from untax.types import UserError
 
 __all__ = [
@@ -119,6 +120,9 @@ def hash_files(paths: Sequence[Path]) -> str:
 # --------------------------------------------------------------------------- word list
 
 
+MAX_WORD_CHARS = 200
+
+
 def read_words(path: Path) -> list[str]:
     """The words and phrases of a file, one a line; blank lines and lines that begin with # are left out.
 
@@ -133,6 +137,13 @@ def read_words(path: Path) -> list[str]:
             f"word list {path}: not UTF-8 at byte {error.start}. Save it as UTF-8, one word a line."
         ) from None
     words = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.startswith("#") and (
+            len(line) > MAX_WORD_CHARS or "\0" in line or line.lstrip().startswith(("{", "["))
+        ):
+            raise UserError(
+                f"word list {path}:{number}: this is no word or phrase but data; a word list has one word or phrase a line."
+            )
     if not words:
         raise UserError(f"word list {path}: it holds no word. Put one word or phrase on a line.")
     return list(dict.fromkeys(words))
@@ -198,10 +209,7 @@ class NgramScorer:
             "ngrams": json.dumps(list(self.ngrams)),
             "intercept": repr(self._intercept),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(save({"weights": self._weights}, metadata={"format": "untax-ngram-1", **about}))
-        part.replace(path)
+        files.write(path, save({"weights": self._weights}, metadata={"format": "untax-ngram-1", **about}))
 
     @classmethod
     def load(cls, path: Path) -> NgramScorer:

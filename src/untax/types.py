@@ -19,14 +19,14 @@ __all__ = [
     "Answer",
     "Candidate",
     "ContrastiveRecord",
+    "GateFailed",
     "Item",
     "Loss",
     "MetricSpec",
+    "RecipeError",
     "ScoreRow",
     "Scores",
     "UserError",
-    "RecipeError",
-    "GateFailed",
 ]
 
 NAN = math.nan

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from untax import files
 from untax.data import load as loading
-from untax.data.files import read_rows, write_jsonl, write_text
+from untax.data.files import read_rows, write_jsonl
 from untax.data.load import load, write_records
 from untax.types import Candidate, ContrastiveRecord, UserError
 
@@ -330,12 +331,12 @@ def test_plain_strings_get_the_kinds_of_their_place(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_no_half_one(tmp_path):
     path = tmp_path / "r.jsonl"
-    write_text(path, "old\n")
+    files.write(path, "old\n")
     with pytest.raises(ValueError, match="Out of range float"):
         write_jsonl(path, [{"a": 1}, {"a": float("nan")}])
     assert path.read_text() == "old\n"
     with path.open(encoding="utf-8") as reader:
-        write_text(path, "new\n")
+        files.write(path, "new\n")
         assert reader.read() == "old\n"  # who reads while it is written reads the whole old file
     assert path.read_text() == "new\n"
     assert [p.name for p in tmp_path.iterdir()] == ["r.jsonl"]

@@ -95,3 +95,14 @@ def test_messages_need_someone_who_makes_a_text_of_them():
     assert (record.source, record.reference, record.negatives[0].text) == ("q", "g", "b")
     with pytest.raises(UserError, match=r"row 1: without 'prompt'"):
         convert.from_preference([{"chosen": "a", "rejected": "b"}])
+
+
+def test_what_was_read_becomes_records_by_its_kind():
+    """TRL's rows in, contrastive records out: the chosen text is the reference; text without a prompt has none."""
+    preference = convert.as_records([{"prompt": "Say hi.", "chosen": " Hi.", "rejected": " Go."}], "preference")
+    assert (preference[0].source, preference[0].reference, preference[0].negatives[0].text) == ("Say hi.", "Hi.", "Go.")
+    completion = convert.as_records([{"prompt": "Say hi.", "completion": " Hi."}], "prompt-completion")
+    assert (completion[0].reference, completion[0].negatives) == ("Hi.", ())
+    assert convert.as_records(preference, "contrastive") == preference
+    with pytest.raises(UserError, match="'language-modeling' cannot become"):
+        convert.as_records([{"text": "Hi."}], "language-modeling")

@@ -8,7 +8,7 @@ from typing import Any
 
 from untax.types import Candidate, ContrastiveRecord, UserError
 
-__all__ = ["from_preference", "from_prompt_completion", "to_preference", "to_prompt_completion"]
+__all__ = ["as_records", "from_preference", "from_prompt_completion", "to_preference", "to_prompt_completion"]
 
 #: messages to one text: a tokenizer's chat template, usually
 Render = Callable[[Sequence[Mapping[str, str]]], str]
@@ -27,6 +27,20 @@ def _flat(value: Any, field: str, render: Render | None) -> str:
 def _id(row: Mapping[str, Any], *texts: str) -> str:
     """The row's own id, or one made of its texts: the same row has the same id in every file."""
     return str(row["id"]) if "id" in row else hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]
+
+
+def as_records(loaded: Iterable[Any], kind: str) -> list[ContrastiveRecord]:
+    """What `load.load` read as `kind`, as contrastive records.
+
+    Raises: UserError for a kind that has no reference to train on, and as `from_preference` and `from_prompt_completion` do.
+    """
+    if kind in ("contrastive", "pairs"):
+        return list(loaded)
+    if kind == "preference":
+        return from_preference(loaded)
+    if kind == "prompt-completion":
+        return from_prompt_completion(loaded)
+    raise UserError(f"records of kind '{kind}' cannot become contrastive records: they hold no reference to a prompt.")
 
 
 def from_preference(rows: Iterable[Mapping[str, Any]], *, render: Render | None = None) -> list[ContrastiveRecord]:

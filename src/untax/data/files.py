@@ -7,19 +7,21 @@ be read at all is an error at once.
 from __future__ import annotations
 
 import csv
+import datetime
+import decimal
 import difflib
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from untax import files
 from untax.types import UserError
 
-__all__ = ["MAX_CHARS", "SUFFIXES", "Row", "read_rows", "write_jsonl", "write_text"]
+__all__ = ["MAX_CHARS", "SUFFIXES", "Row", "read_rows", "write_jsonl"]
 
 #: longest text of a field, in characters, unless the caller says otherwise: about 25,000 tokens
 MAX_CHARS = 100_000
@@ -69,24 +71,10 @@ def read_rows(
     )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write rows as JSONL, whole or not at all; how many there were."""
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
-    write_text(path, "".join(line + "\n" for line in lines))
+    files.write(path, "".join(line + "\n" for line in lines))
     return len(lines)
 
 
@@ -134,7 +122,7 @@ def _jsonl(path: Path, max_chars: int) -> Iterator[Row]:
 
 def _json_line(name: str, number: int, line: bytes, *, last: bool) -> Row:
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         return Row(
             name,
@@ -147,9 +135,30 @@ def _json_line(name: str, number: int, line: bytes, *, last: bool) -> Row:
         return Row(name, number, {}, f"no valid JSON: {error.msg} at column {error.colno}.{cut}")
     except RecursionError:
         return Row(name, number, {}, "JSON nested too deeply.")
+    except ValueError as error:
+        return Row(name, number, {}, f"no usable JSON: {_short(error)}.")
     if not isinstance(value, dict):
         return Row(name, number, {}, f"a row is a JSON object, this is {_kind(value)}.")
     return Row(name, number, value)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: of a key that stands twice the second would silently win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key '{twice}' stands twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value; write null")
+
+
+def _short(error: ValueError) -> str:
+    # Python says how to lift its limit on the digits of a number, which is no advice for a data file
+    return str(error).partition(";  use")[0].partition("; use sys")[0]
 
 
 def _kind(value: Any) -> str:
@@ -167,7 +176,7 @@ def _kind(value: Any) -> str:
 def _json(path: Path) -> Iterator[Row]:
     data = path.read_bytes()
     try:
-        value = json.loads(data.decode("utf-8-sig"))
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}). Save the file as UTF-8.") from None
@@ -179,6 +188,8 @@ def _json(path: Path) -> Iterator[Row]:
         ) from None
     except RecursionError:
         raise UserError(f"{path}: JSON nested too deeply.") from None
+    except ValueError as error:
+        raise UserError(f"{path}: no usable JSON: {_short(error)}.") from None
     if isinstance(value, dict):
         lists = [key for key, inner in value.items() if isinstance(inner, list)]
         if len(lists) != 1:
@@ -264,8 +275,19 @@ def _arrow_rows(name: str, file: Any) -> Iterator[Row]:
 
 
 def _drop_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A table has every column in every row: null there means that the row has no such field."""
-    return {key: value for key, value in fields.items() if value is not None}
+    """A table has every column in every row: null (or NaN) there means that the row has no such field."""
+    return {key: _plain(value) for key, value in fields.items() if value is not None and value == value}
+
+
+def _plain(value: Any) -> Any:
+    """Dates and decimals of a table as JSON would hold them; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value) if isinstance(value, decimal.Decimal) else value
 
 
 # --------------------------------------------------------------------------- datasets

@@ -24,7 +24,7 @@ class BadRow(ValueError):
 
 
 def check_texts(value: Any, field: str, max_chars: int) -> None:
-    """Refuse, anywhere inside a value, a text that is too long, holds NUL, or is no Unicode.
+    """Refuse, anywhere inside a value, what JSON cannot hold, and a text that is too long, holds NUL, or is no Unicode.
 
     Raises: BadRow naming the field.
     """
@@ -44,6 +44,10 @@ def check_texts(value: Any, field: str, max_chars: int) -> None:
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         for index, inner in enumerate(value):
             check_texts(inner, f"{field}[{index}]", max_chars)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise BadRow(f"field '{field}' is {value}, no number that JSON can hold; write null")
+    elif value is not None and not isinstance(value, int | float):
+        raise BadRow(f"field '{field}' is {_kind(value)}, which JSON cannot hold; make it text or drop that column")
 
 
 def _kind(value: Any) -> str:

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from untax import files
 from untax import guards as guarding
 from untax import receipt as receipts
 from untax.guards import Guard
@@ -63,9 +63,12 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     receipts.write_json(made, folder / "receipt.json")
     again = _again(made, environment or {}, command)
-    _replace(folder / "receipt.md", markdown.render(made, title=title, again=again, notes=notes))
+    text = markdown.render(made, title=title, again=again, notes=notes)
+    # a model may write half of a surrogate pair, which UTF-8 cannot hold
+    files.write(folder / "receipt.md", text.encode("utf-8", errors="replace"))
     page = folder / "receipt.html"
-    _replace(page, _render(made, title, curves or {}, list(examples), again, notes))
+    text = _render(made, title, curves or {}, list(examples), again, notes)
+    files.write(page, text.encode("utf-8", errors="replace"))
     return page
 
 
@@ -148,12 +151,6 @@ def _clean(text: str) -> str:
     """Without what HTML cannot hold: control characters and halves of surrogate pairs become U+FFFD."""
     text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", text)
     return text
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-    os.replace(temporary, path)
 
 
 def _example_data(made: Sequence[Receipt], examples: list[Example]) -> tuple[int, Markup]:

@@ -180,14 +180,9 @@ def _own_prompt(record: ContrastiveRecord) -> str:
 
 def _prompt_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     """`models.prompt_ids` of many prompts in one call."""
-    opening = _opening(tokenizer)
+    opening = models.opening_ids(tokenizer)
     plain = tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]
     return [[*opening, *ids] if opening or ids else models.prompt_ids(tokenizer, "") for ids in plain]
-
-
-def _opening(tokenizer: Any) -> list[int]:
-    """The ids that the tokenizer puts before every text."""
-    return models.prompt_ids(tokenizer, "a")[: -len(models.target_ids(tokenizer, "a"))]
 
 
 class _Texts:
@@ -197,7 +192,7 @@ class _Texts:
         self, records: Sequence[ContrastiveRecord], prompts: Sequence[str], tokenizer: Any, find_all: FindAll | None
     ) -> None:
         self.eos = int(tokenizer.eos_token_id)
-        self.own_space = tokenizer.tokenize("a")[:1] != ["a"]  # puts a space before every text by itself
+        self.own_space = models.adds_space(tokenizer)
         wanted: dict[tuple[str, str], None] = {}
         for record, prompt in zip(records, prompts, strict=True):
             if not record.positives:
@@ -294,7 +289,7 @@ def _is_blind(ids: tuple[int, ...], spans: tuple[bool, ...], positive: Target) -
 def _cut(ids: list[int], room: int, tokenizer: Any, text: str, template: tuple[str, str] | None) -> list[int]:
     """The prompt with `room` tokens: without the end of the source, or, where there is no template, without its beginning."""
     excess = len(ids) - room
-    opening = len(_opening(tokenizer))
+    opening = len(models.opening_ids(tokenizer))
     if template is not None and tokenizer.is_fast:
         start = template[0].index(SOURCE)
         end = start + len(template[1])

@@ -12,7 +12,6 @@ import inspect
 import json
 import logging
 import math
-import os
 import shutil
 import warnings
 from collections import Counter
@@ -28,14 +27,13 @@ from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.utils import logging as hf_logging
 
-from untax import methods, models, spans
+from untax import files, methods, models, spans
 from untax.prefix import Batch, Counts, Decoder, Pass, collate, decoder
 from untax.train.encode import Schedule, encode, records_hash
 from untax.types import ContrastiveRecord, Loss, RecipeError, UserError
 
-__all__ = ["ARGUMENTS", "OWN_ARGUMENTS", "TrainResult", "check_arguments", "train"]
+__all__ = ["ARGUMENTS", "OWN_ARGUMENTS", "TrainResult", "check_arguments", "check_objective", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +69,18 @@ OWN_ARGUMENTS: dict[str, Any] = {
     "finder": "rules",  # what selects the spans: rules, spacy:NAME_OR_DIR, hf:DIR
     "shuffle": True,
 }
+
+#: what the numbers among them may not fall below, those that may not even equal it, and what is true or false
+WHOLE_NUMBERS = {
+    "max_steps": -1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "save_steps": 1,
+    "save_total_limit": 1, "max_length": 2, "max_negatives": 0,
+}  # fmt: skip
+FLOATS = {
+    "learning_rate": 0, "num_train_epochs": 0, "warmup_steps": 0, "max_grad_norm": 0, "weight_decay": 0,
+    "adam_beta1": 0, "adam_beta2": 0, "adam_epsilon": 0,
+}  # fmt: skip
+ABOVE = ("learning_rate", "num_train_epochs", "max_grad_norm")
+SWITCHES = ("bf16", "fp16", "use_cpu", "gradient_checkpointing", "shuffle")
 
 LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
 
@@ -151,9 +161,9 @@ def train(
         trainer = _Trainer(trained, settings, data, out=out, callbacks=callbacks, limit=theirs["save_total_limit"])
         start = trainer.run(label=f"{objective} seed {seed}", progress=progress)
         policy.eval()
-        with _without_bars():
+        with models.no_loading_bar():
             models.save(policy, tokenizer, out / "model")
-    _write(out / "result.json", {"summary": summary, "steps": settings.max_steps})
+    files.write_json(out / "result.json", {"summary": summary, "steps": settings.max_steps})
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return TrainResult(out / "model", _read_log(out), summary, adapter is not None, start)
 
@@ -166,9 +176,30 @@ def check_arguments(given: Mapping[str, Any], lora: Mapping[str, Any] | None) ->
 
     Raises: RecipeError that names the argument and what exists.
     """
-    _arguments(given, lora=lora is not None)
-    if lora is not None:
-        _checked(lora, _lora_names(), "LoRA argument")
+    _, theirs = _arguments(given, lora=lora is not None)
+    _settings(Path("unused"), theirs, seed=0)
+    if lora is None:
+        return
+    _checked(lora, _lora_names(), "LoRA argument")
+    for name, least in (("r", 1), ("lora_alpha", 1), ("lora_dropout", 0)):
+        value = lora.get(name, LORA[name])
+        kinds = int if name == "r" else (int, float)
+        most = 1 if name == "lora_dropout" else math.inf
+        if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= most:
+            bounds = f"from {least}" + (f" to {most}" if most == 1 else "")
+            raise RecipeError(
+                f"LoRA argument '{name}' must be a {'whole ' if name == 'r' else ''}number {bounds}, not {value!r}."
+            )
+
+
+def check_objective(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse an objective or options of it that cannot be used, before any work is done.
+
+    Raises: RecipeError that names the option and what it may be.
+    """
+    method, _ = _objective(name, options, Path("unused"))
+    if isinstance(method, type):
+        method(1, **options)  # one with parameters of its own looks at its options when it is made
 
 
 def _arguments(given: Mapping[str, Any], *, lora: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -192,15 +223,28 @@ def _arguments(given: Mapping[str, Any], *, lora: bool) -> tuple[dict[str, Any],
                 theirs[name] = float(value) if isinstance(default, float) else int(value)
             except ValueError as error:
                 raise RecipeError(f"training argument '{name}' must be a number, not {value!r}.") from error
-    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "save_steps", "save_total_limit"):
-        if not isinstance(theirs[name], int) or theirs[name] < 1:
-            raise RecipeError(f"training argument '{name}' must be a whole number from 1, not {theirs[name]!r}.")
     ours = {k: given.get(k, v) for k, v in OWN_ARGUMENTS.items()}
-    if not isinstance(ours["max_negatives"], int) or ours["max_negatives"] < 0:
-        raise RecipeError(
-            f"training argument 'max_negatives' must be a whole number from 0, not {ours['max_negatives']!r}."
-        )
+    _check_numbers({**ours, **theirs})
     return ours, theirs
+
+
+def _check_numbers(arguments: Mapping[str, Any]) -> None:
+    """Refuse a number that the library would stumble over late, or would silently read as something else."""
+    for name, least in (*WHOLE_NUMBERS.items(), *FLOATS.items()):
+        value = arguments.get(name)
+        if value is None:
+            continue
+        whole = name in WHOLE_NUMBERS
+        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < least or (name in ABOVE and value == least):
+            kind = "whole number" if whole else "number"
+            bound = f"above {least}" if name in ABOVE else f"from {least}"
+            raise RecipeError(f"training argument '{name}' must be a {kind} {bound}, not {value!r}.")
+    if arguments["max_steps"] == 0:
+        raise RecipeError("training argument 'max_steps' must be 1 or more, or -1 to go by num_train_epochs, not 0.")
+    for name in SWITCHES:
+        if not isinstance(arguments.get(name), bool | None):
+            raise RecipeError(f"training argument '{name}' is true or false, not {arguments[name]!r}.")
 
 
 def _checked(given: Mapping[str, Any], known: Sequence[str], what: str) -> dict[str, Any]:
@@ -251,8 +295,6 @@ def _room(model: Any, max_length: int | None) -> int | None:
         if max_length is not None:
             raise UserError(f"max_length {max_length} is more than the model's context of {context} tokens.")
         return context
-    if max_length < 2:
-        raise RecipeError(f"training argument 'max_length' must be 2 or more, not {max_length}.")
     return max_length
 
 
@@ -379,18 +421,6 @@ def _checkpoint_activations(model: Any, on: bool) -> None:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         else:
             model.gradient_checkpointing_disable()
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Without the library's own progress bars: a run shows one."""
-    were_on = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if were_on:
-            hf_logging.enable_progress_bar()
 
 
 class _Trained(nn.Module):
@@ -541,7 +571,7 @@ def _claim(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     wanted = json.loads(json.dumps(identity, default=str))
     if not marker.is_file():
         out.mkdir(parents=True, exist_ok=True)
-        _write(marker, wanted)
+        files.write_json(marker, wanted)
         return None
     try:
         found = json.loads(marker.read_text(encoding="utf-8"))
@@ -563,12 +593,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _write(path: Path, content: Any) -> None:
-    fresh = path.with_name(f".{path.name}.fresh")
-    fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(fresh, path)
-
-
 def _read_log(out: Path) -> list[dict[str, float]]:
     path = out / "log.jsonl"
     rows = []
@@ -583,6 +607,4 @@ def _read_log(out: Path) -> list[dict[str, float]]:
 def _cut_log(out: Path, step: int) -> None:
     """Forget the steps after the checkpoint: they will be taken again."""
     rows = [row for row in _read_log(out) if row["step"] <= step]
-    fresh = out / ".log.jsonl.fresh"
-    fresh.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    os.replace(fresh, out / "log.jsonl")
+    files.write(out / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

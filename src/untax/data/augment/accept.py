@@ -36,7 +36,7 @@ def source_reason(toxicity: float, relevant: float, *, max_toxicity: float, min_
     """Why a source is not used, or the empty string. NaN fails: what could not be scored is not known to be clean."""
     if not toxicity <= max_toxicity:
         return f"reference toxicity above {max_toxicity:g}"
-    return f"relevance below {min_relevance:g}" if relevant < min_relevance else ""
+    return "" if relevant >= min_relevance else f"relevance below {min_relevance:g}"
 
 
 def relevance(records: Sequence[ContrastiveRecord]) -> list[float]:

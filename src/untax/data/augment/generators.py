@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from untax.data.files import write_text
+from untax import files
 from untax.types import UserError
 
 __all__ = ["Answer", "Generator", "Model", "Request", "Roundtrip", "load", "needs_model", "say_wrong"]
@@ -134,7 +134,7 @@ class Generator:
             answers = self.model.run(batch, int(key[:12], 16))
             self.asked += len(batch)
             if path is not None:
-                write_text(path, json.dumps([asdict(answer) for answer in answers], ensure_ascii=False))
+                files.write(path, json.dumps([asdict(answer) for answer in answers], ensure_ascii=False))
         self._answers.update(zip(batch, answers, strict=True))
 
 

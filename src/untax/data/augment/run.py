@@ -18,12 +18,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from untax import methods, scorers, spans
+from untax import files, methods, scorers, spans
 from untax.data.augment import accept, generators
 from untax.data.augment.common import Corpus, Tally, normalise
 from untax.data.augment.generators import Generator, Roundtrip
 from untax.data.augmented import AugmentReport, KindRow, read_report
-from untax.data.files import write_text
 from untax.data.formats import to_dict
 from untax.scorers import Scorer
 from untax.types import Candidate, ContrastiveRecord, UserError
@@ -115,7 +114,7 @@ def augment(
             here = slice(first, first + chunk_size)
             path = work / f"chunk-{number:05d}-{key}.json"
             if not path.is_file():
-                write_text(path, json.dumps(_chunk(records[here], relevant[here], job), ensure_ascii=False))
+                files.write(path, json.dumps(_chunk(records[here], relevant[here], job), ensure_ascii=False))
             chunks.append(json.loads(path.read_text(encoding="utf-8")))
             bar.update(len(records[here]))
     return _finish(chunks, out_path, report_path, work, job)
@@ -130,9 +129,9 @@ def _finish(
         raise UserError(
             f"augment: none of the {report.read} sources can be used: {report.dropped_text()}. Check scorer, references and thresholds."
         )
-    write_text(out_path, "".join(lines))
+    files.write(out_path, "".join(lines))
     report = replace(report, result=_hash_file(out_path))
-    write_text(report_path, json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n")
+    files.write(report_path, json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n")
     shutil.rmtree(work, ignore_errors=True)
     return report
 
