@@ -137,7 +137,11 @@ def check_options(folder: str, name: str, options: Mapping[str, Any], *, where: 
                 f"{where}: '{name}' has no option '{key}'.{did_you_mean(key, known)} It has: {', '.join(known) or 'none'}."
             )
         if not _fits(value, known[key]):
-            raise RecipeError(f"{where}: option '{key}' of '{name}' is {value!r}; it must be {known[key]}.")
+            raise RecipeError(f"{where}: option '{key}' of '{name}' is {value!r}; it must be {_told(known[key])}.")
+
+
+def _told(written: str) -> str:
+    return f"one of {written[8:-1]}" if written.startswith("Literal[") else f"of type {written}"
 
 
 def _fits(value: Any, written: str) -> bool:

@@ -100,8 +100,13 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     suite = measure.load_suite(recipe.measure.suite, data_dir=directory, max_items=recipe.measure.max_items)
     _check_margins(recipe.measure.margins, [line.spec.name for line in suite.lines])
     for system in all_systems:
-        loop.check_objective(system.train.objective.name, system.train.objective.options)
-        loop.check_arguments(system.train.arguments, system.train.lora)
+        try:
+            loop.check_objective(system.train.objective.name, system.train.objective.options)
+            loop.check_arguments(system.train.arguments, system.train.lora)
+        except RecipeError as error:
+            raise RecipeError(
+                f"{'train' if system is all_systems[0] else f'controls.{system.name}'}: {error}"
+            ) from error
     models.check(
         base_path := _base_path(recipe),
         adapter=recipe.model.adapter,
@@ -211,11 +216,15 @@ def _claim(recipe: Recipe, out: Path) -> None:
     resolved = recipes.to_yaml(recipe)
     marker = out / "recipe.resolved.yaml"
     if marker.is_file():
-        if marker.read_text(encoding="utf-8") != resolved:
+        if marker.read_bytes() == resolved.encode():
+            return
+        if any(any(out.glob(made)) for made in ("data/augmented*.jsonl", "models/*", "scores/*")):
             raise RecipeError(
                 f"{out} holds the run of another recipe (or of this one before it was changed). "
                 "Give another folder with --out, or remove that one."
             )
+        # a recipe that was refused before any work leaves nothing to protect
+        files.write(marker, resolved)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RecipeError(
@@ -500,6 +509,8 @@ def augment_file(
         methods.get("data/augment", kind)
     if out.is_dir():
         raise RecipeError(f"{out} is a folder; give the file for the records with --out.")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise RecipeError(f"{out} is the file that is read; give another file with --out.")
     if out.exists() and not out.with_name(out.name + ".report.json").exists():
         raise RecipeError(
             f"{out} exists and was not made by augmenting; nothing was touched. Give another file with --out."

@@ -7,8 +7,6 @@ be read at all is an error at once.
 from __future__ import annotations
 
 import csv
-import datetime
-import decimal
 import difflib
 import io
 import json
@@ -258,36 +256,34 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+        file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: no readable Parquet file: {str(error).splitlines()[0]}") from None
     if file.metadata.num_rows == 0:
         raise UserError(f"{path}: the table has no row.")
-    return _arrow_rows(path.name, file)
+    return _arrow_rows(path, file)
 
 
-def _arrow_rows(name: str, file: Any) -> Iterator[Row]:
+def _arrow_rows(path: Path, file: Any) -> Iterator[Row]:
+    import pyarrow
+
     number = 0
-    for batch in file.iter_batches():
-        for fields in batch.to_pylist():
+    batches = file.iter_batches()
+    while True:
+        try:
+            rows = next(batches).to_pylist()
+        except StopIteration:
+            return
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise UserError(f"{path}: damaged behind row {number}: {str(error).splitlines()[0]}") from None
+        for fields in rows:
             number += 1
-            yield Row(name, number, _drop_nulls(fields))
+            yield Row(path.name, number, _drop_nulls(fields))
 
 
 def _drop_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A table has every column in every row: null (or NaN) there means that the row has no such field."""
-    return {key: _plain(value) for key, value in fields.items() if value is not None and value == value}
-
-
-def _plain(value: Any) -> Any:
-    """Dates and decimals of a table as JSON would hold them; anything else as it is."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    return str(value) if isinstance(value, decimal.Decimal) else value
+    return {key: value for key, value in fields.items() if value is not None and value == value}
 
 
 # --------------------------------------------------------------------------- datasets

@@ -5,14 +5,18 @@ A check raises `BadRow` with the field and what is wrong with it; the caller kno
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from untax.types import Candidate, ContrastiveRecord
 
-__all__ = ["FORMATS", "BadRow", "check_texts", "record_from", "to_dict"]
+__all__ = ["FORMATS", "BadRow", "check_texts", "plain", "record_from", "to_dict"]
 
+#: what tables hold beside JSON's own types and JSON can hold as a text
+DATED = datetime.date | datetime.time | decimal.Decimal
 CANDIDATE_KEYS = ("text", "kind", "generator", "edits", "toxicity")
 
 
@@ -46,8 +50,19 @@ def check_texts(value: Any, field: str, max_chars: int) -> None:
             check_texts(inner, f"{field}[{index}]", max_chars)
     elif isinstance(value, float) and not math.isfinite(value):
         raise BadRow(f"field '{field}' is {value}, no number that JSON can hold; write null")
-    elif value is not None and not isinstance(value, int | float):
+    elif value is not None and not isinstance(value, int | float | DATED):
         raise BadRow(f"field '{field}' is {_kind(value)}, which JSON cannot hold; make it text or drop that column")
+
+
+def plain(value: Any) -> Any:
+    """Dates and decimals of a table as JSON would hold them; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value) if isinstance(value, decimal.Decimal) else value
 
 
 def _kind(value: Any) -> str:
@@ -174,7 +189,7 @@ def record_from(fields: Mapping[str, Any], *, default_id: str) -> ContrastiveRec
         raise BadRow(f"field 'reference' (or 'positives') is missing; the row has: {', '.join(map(str, fields))}")
     negatives = _candidates(fields.get("negatives") or [], "negatives", first_kind="negative", other_kind="negative")
     known = {"id", "source", "positives", "negatives", "reference"}
-    extra = {key: value for key, value in fields.items() if key not in known}
+    extra = {key: plain(value) for key, value in fields.items() if key not in known}
     return ContrastiveRecord(str(identifier), source, positives, negatives, extra)
 
 

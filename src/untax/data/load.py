@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from untax.data.files import MAX_CHARS, Row, read_rows, write_jsonl
-from untax.data.formats import FORMATS, BadRow, check_texts, record_from, to_dict
+from untax.data.formats import FORMATS, BadRow, check_texts, plain, record_from, to_dict
 from untax.data.pairs import pair_from
 from untax.types import ContrastiveRecord, UserError
 
@@ -143,7 +143,8 @@ def _record(row: Row, columns: Mapping[str, str], kind: str, max_chars: int) -> 
         return pair_from(fields, default_id=f"{Path(row.file).stem}-{row.line}")
     if kind == "contrastive":
         return record_from(fields, default_id=f"{Path(row.file).stem}-{row.line}")
-    return FORMATS[kind](fields)
+    checked: dict[str, Any] = plain(FORMATS[kind](fields))
+    return checked
 
 
 def _mapped(fields: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
