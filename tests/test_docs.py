@@ -46,7 +46,7 @@ def test_commands_exist_with_their_options(place, line):
     words = line.split()
     if words[0] == "make":
         targets = re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
-        assert [word for word in words[1:] if "=" not in word][0] in targets, f"{place}: {line}"
+        assert next(word for word in words[1:] if "=" not in word) in targets, f"{place}: {line}"
         return
     if words[0] in ("python", ".venv/bin/python"):
         script = next((word for word in words[1:] if word.endswith(".py")), None)

@@ -172,7 +172,7 @@ def without(line, *keys):
         ({**LINES[0], "metric": "toxity"}, r"metrics has no method 'toxity'. Did you mean 'toxicity'"),
         ({**LINES[0], "options": {"scorer": "words:words.txt", "treshold": 1}}, r"no option 'treshold'. Did you mean 'threshold'"),
         ({**LINES[0], "options": {"scorer": "words:words.txt", "threshold": 3}}, "must lie in"),
-        ({**LINES[0], "options": {"scorer": "words:words.txt", "threshold": "high"}}, "wrong type"),
+        ({**LINES[0], "options": {"scorer": "words:words.txt", "threshold": "high"}}, "must be of type"),
         ({**LINES[0], "options": {"scorer": "words.txt"}}, "KIND:FILE"),
         ({**LINES[0], "options": {}}, "an option"),
         (without(LINES[0], "prompt"), "needs 'prompt'"),
@@ -373,7 +373,9 @@ def test_cached_groups_are_not_asked_again_and_change_nothing(suite, tok, tmp_pa
     assert repr(again) == repr(fresh)
 
 
-@pytest.mark.parametrize("change", ["model", "settings", "tokenizer", "budget", "items", "wording", "base", "mixed up", "damage"])
+@pytest.mark.parametrize(
+    "change", ["model", "settings", "tokenizer", "budget", "items", "wording", "base", "mixed up", "damage"]
+)
 def test_cache_is_not_used_for_anything_else(suite, suite_of, data, tok, tmp_path, monkeypatch, change):
     cache = tmp_path / "cache"
     base = tiny.llama(1)

@@ -208,3 +208,22 @@ def test_margins_of_a_recipe_must_be_those_of_a_metric_and_reach_the_receipt():
         )
         assert made.of("facts").verdict == verdict
         assert made.of("facts").margin == margin
+
+
+def test_a_prompt_that_the_suite_does_not_use_is_refused(tmp_path):
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "untax",
+        "run",
+        str(recipe),
+        "data.prompt={source} TL;DR:",
+        "-o",
+        str(tmp_path / "run"),
+        "-q",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3
+    assert "trained on one prompt and measured on another" in done.stderr

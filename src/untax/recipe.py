@@ -340,7 +340,10 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(below, dict):
             raise RecipeError(f"override '{dotted}': '{key}' holds {below!r}, not a section.")
         place = below
-    place[keys[-1]] = _read_yaml(raw, f"override '{dotted}'")
+    try:
+        place[keys[-1]] = _read_yaml(raw, f"override '{dotted}'")
+    except RecipeError:
+        place[keys[-1]] = raw  # "{source}\nSummary:" is a text to whoever types it; the types are checked next
 
 
 def _mend_floats(value: Any, place: str, notes: list[str]) -> Any:

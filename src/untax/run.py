@@ -93,20 +93,13 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     files.write_json(out / "environment.json", environment(command))
 
     from untax import measure, models
-    from untax.train import loop
 
     directory = data_dir(recipe.data.dir, out)
     _quiet()
     suite = measure.load_suite(recipe.measure.suite, data_dir=directory, max_items=recipe.measure.max_items)
     _check_margins(recipe.measure.margins, [line.spec.name for line in suite.lines])
-    for system in all_systems:
-        try:
-            loop.check_objective(system.train.objective.name, system.train.objective.options)
-            loop.check_arguments(system.train.arguments, system.train.lora)
-        except RecipeError as error:
-            raise RecipeError(
-                f"{'train' if system is all_systems[0] else f'controls.{system.name}'}: {error}"
-            ) from error
+    _check_prompts(recipe, suite)
+    _check_training(all_systems)
     models.check(
         base_path := _base_path(recipe),
         adapter=recipe.model.adapter,
@@ -139,10 +132,13 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
             result = _train(recipe, system, base_path, records[system.name], seed, out / "models" / name, progress)
             curves[name] = result.log
             journal.step(f"{name}: measure")
-            tuned, _ = models.load(
-                result.model_dir, dtype=recipe.model.dtype, device=recipe.model.device,
-                trust_remote_code=recipe.model.trust_remote_code,
-            )  # fmt: skip
+            try:
+                tuned, _ = models.load(
+                    result.model_dir, dtype=recipe.model.dtype, device=recipe.model.device,
+                    trust_remote_code=recipe.model.trust_remote_code,
+                )  # fmt: skip
+            except UserError as error:
+                raise UserError(f"{error} Or remove {out / 'models' / name}, to train it again.") from error
             scores = measure.measure(
                 tuned, tokenizer, suite, system=system.name, seed=seed, base=None if result.adapter else base,
                 cache_dir=out / "scores" / name / "cache", batch_size=recipe.measure.batch_size, progress=progress,
@@ -180,11 +176,14 @@ def data_dir(name: str, out: Path) -> Path:
     """Where relative data paths start: the embedded world, written into the run folder on first use, or a folder."""
     if name == "lab":
         folder = out / "lab"
-        if not (folder / "complete").is_file():
+        # a world that was written by other code is another world
+        made_by = _digest("".join(p.read_text(encoding="utf-8") for p in sorted((LAB_BASE.parent).glob("*.py"))))
+        mark = folder / "complete"
+        if not mark.is_file() or mark.read_text(encoding="utf-8") != made_by:
             from untax.lab import world
 
             world.write(folder)
-            (folder / "complete").touch()
+            files.write(mark, made_by)
         return folder
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -251,12 +250,35 @@ def _load(recipe: Recipe, base_path: str) -> tuple[Any, Any]:
     )
 
 
+def _check_training(all_systems: Sequence[System]) -> None:
+    """Refuse what training would refuse, before the data are made."""
+    from untax.train import loop
+
+    for number, system in enumerate(all_systems):
+        try:
+            loop.check_objective(system.train.objective.name, system.train.objective.options)
+            loop.check_arguments(system.train.arguments, system.train.lora)
+        except RecipeError as error:
+            raise RecipeError(f"{f'controls.{system.name}' if number else 'train'}: {error}") from error
+
+
 def _check_margins(margins: Mapping[str, float], known: Sequence[str]) -> None:
     for name in margins:
         if name not in known:
             raise RecipeError(
                 f"measure.margins: the suite has no metric '{name}'.{methods.did_you_mean(name, known)} "
                 f"It has: {', '.join(known)}."
+            )
+
+
+def _check_prompts(recipe: Recipe, suite: Any) -> None:
+    """A system must be asked as it was trained: a suite's prompt around a source is the recipe's."""
+    for line in suite.lines:
+        prompt = str(line.spec.settings.get("prompt", ""))
+        if "{source}" in prompt and prompt != recipe.data.prompt:
+            raise RecipeError(
+                f"data.prompt is {recipe.data.prompt!r}, but the suite asks '{line.spec.name}' with {prompt!r}: "
+                "the model would be trained on one prompt and measured on another. Make them equal."
             )
 
 

@@ -573,19 +573,27 @@ def _claim(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         out.mkdir(parents=True, exist_ok=True)
         files.write_json(marker, wanted)
         return None
-    try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{marker} cannot be read; remove the folder or give another one.") from error
+    found = _read(marker)
     other = [key for key in wanted if found.get(key) != wanted[key]]
     if other:
         told = "; ".join(f"{key}: {_short(found.get(key))} there, {_short(wanted[key])} now" for key in other)
         raise UserError(f"{out} holds a run of other arguments ({told}). Give another folder, or remove that one.")
     result = out / "result.json"
     if result.is_file() and (out / "model").is_dir():
-        done: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-        return done
+        return _read(result)
     return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {error}. Remove {path.parent} to train again, or give another folder."
+        ) from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no object. Remove {path.parent} to train again, or give another folder.")
+    return found
 
 
 def _short(value: Any) -> str:
