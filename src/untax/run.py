@@ -89,7 +89,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     all_systems = recipes.systems(recipe)
-    journal = _Journal(out / "log.jsonl", steps=3 + 2 * len(all_systems) * len(recipe.seeds) + 1)
+    journal = _Journal(out / "log.jsonl", steps=3 + 2 * len(all_systems) * len(recipe.seeds))
     files.write_json(out / "environment.json", environment(command))
 
     from untax import measure, models
@@ -97,17 +97,8 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     directory = data_dir(recipe.data.dir, out)
     _quiet()
     suite = measure.load_suite(recipe.measure.suite, data_dir=directory, max_items=recipe.measure.max_items)
-    _check_margins(recipe.measure.margins, [line.spec.name for line in suite.lines])
-    _check_prompts(recipe, suite)
-    _check_training(all_systems)
-    models.check(
-        base_path := _base_path(recipe),
-        adapter=recipe.model.adapter,
-        device=recipe.model.device,
-        allow_network=recipe.allow_network,
-    )
-    if recipe.data.augment is not None:
-        _check_apart(recipe, suite, _building_scorer(recipe.data.augment.scorer, directory, _kept_scorer(out)))
+    base_path = _base_path(recipe)
+    _check_all(recipe, all_systems, suite, base_path, _building_scorer_of(recipe, directory, out))
 
     journal.step("data: read, augment, check")
     prepared = _Records(recipe, out, base_path, journal, progress)
@@ -248,6 +239,26 @@ def _load(recipe: Recipe, base_path: str) -> tuple[Any, Any]:
         trust_remote_code=recipe.model.trust_remote_code,
         allow_network=recipe.allow_network,
     )
+
+
+def _check_all(recipe: Recipe, all_systems: Sequence[System], suite: Any, base_path: str, building: Any) -> None:
+    """Everything that can be refused before work begins."""
+    from untax import models
+
+    _check_margins(recipe.measure.margins, [line.spec.name for line in suite.lines])
+    _check_prompts(recipe, suite)
+    _check_training(all_systems)
+    models.check(
+        base_path, adapter=recipe.model.adapter, device=recipe.model.device, allow_network=recipe.allow_network
+    )
+    if building is not None:
+        _check_apart(recipe, suite, building)
+
+
+def _building_scorer_of(recipe: Recipe, directory: Path, out: Path) -> Any:
+    if recipe.data.augment is None:
+        return None
+    return _building_scorer(recipe.data.augment.scorer, directory, _kept_scorer(out))
 
 
 def _check_training(all_systems: Sequence[System]) -> None:
