@@ -19,6 +19,7 @@ from untax.types import GateFailed, RecipeError, UserError
 __all__ = ["app", "main"]
 
 OK, FAILED, GATE, USAGE = 0, 1, 2, 3
+STOPPED = "stopped; the same command goes on where it stood"
 
 app = typer.Typer(
     add_completion=False,
@@ -48,13 +49,14 @@ def main() -> None:
     except UserError as error:
         code = _complain(error, FAILED)
     except Exit as stop:
-        code = stop.exit_code
+        # typer turns an interrupt into this exit code before it is seen here
+        code = _complain(STOPPED, 130) if stop.exit_code == 130 else stop.exit_code
     except Abort:
         code = _complain("stopped", FAILED)
     except TyperException as error:
         code = _complain(f"{error.format_message()}\nSee `untax --help`.", USAGE)
     except KeyboardInterrupt:
-        code = _complain("stopped; the same command goes on where it stood", 130)
+        code = _complain(STOPPED, 130)
     except BrokenPipeError:
         # the reader closed the pipe (`untax list | head`): nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

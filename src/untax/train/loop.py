@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from untax import files, methods, models, spans
+from untax import files, methods, models, scorers, spans
 from untax.prefix import Batch, Counts, Decoder, Pass, collate, decoder
 from untax.train.encode import Schedule, encode, records_hash
 from untax.types import ContrastiveRecord, Loss, RecipeError, UserError
@@ -84,7 +84,7 @@ SWITCHES = ("bf16", "fp16", "use_cpu", "gradient_checkpointing", "shuffle")
 
 LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
 
-WHOLE = "complete"  # the file that says a checkpoint was written to its end
+WHOLE = "complete"  # the file that says a checkpoint was written to its end, and holds the hash of the others
 TENSORS = "trained.safetensors"
 
 
@@ -469,9 +469,12 @@ class _Trainer(Trainer):
     def run(self, *, label: str, progress: bool) -> int:
         """Train to the end; returns the step that it went on from."""
         folder = Path(self.args.output_dir)
-        whole = _checkpoints(folder)
+        finished = _checkpoints(folder)
+        whole = [path for path in finished if (path / WHOLE).read_text(encoding="utf-8") == _hash(path)]
         for path in folder.glob("checkpoint-*"):
             if path not in whole:
+                if path in finished:
+                    log.warning("%s is damaged; training goes on from the one before it, or from the start", path)
                 shutil.rmtree(path)
         start = _step(whole[-1]) if whole else 0
         _cut_log(self.out, start)
@@ -543,7 +546,8 @@ class _Trainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir)
-        (folder / f"checkpoint-{self.state.global_step}" / WHOLE).touch()
+        written = folder / f"checkpoint-{self.state.global_step}"
+        files.write(written / WHOLE, _hash(written))
         for old in _checkpoints(folder)[: -self.limit]:
             (old / WHOLE).unlink()
             shutil.rmtree(old)
@@ -556,6 +560,11 @@ def _as_inputs(examples: Sequence[Any]) -> dict[str, Batch]:
 def _checkpoints(folder: Path) -> list[Path]:
     """The checkpoints that were written to their end, oldest first."""
     return sorted((p.parent for p in folder.glob(f"checkpoint-*/{WHOLE}")), key=_step)
+
+
+def _hash(checkpoint: Path) -> str:
+    """What the files of a checkpoint hold, in short: how a damaged one is known before a library stumbles over it."""
+    return scorers.hash_files([path for path in checkpoint.iterdir() if path.is_file() and path.name != WHOLE])
 
 
 def _step(checkpoint: Path) -> int:
