@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# a worker per core with one thread each: tiny models gain nothing from threads
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: demo test fast check lab clean
 .DELETE_ON_ERROR:
@@ -19,11 +21,11 @@ demo: $(VENV)/.untax-installed
 
 # lint, types, then every test, the slow ones too
 test: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # the tests without the slow ones
 fast: $(VENV)/.untax-installed
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 check: $(VENV)/.untax-installed
 	$(BIN)/ruff check .
