@@ -67,6 +67,16 @@ def test_a_float_that_yaml_reads_as_text_is_accepted_and_said():
         ("name: ../a\ntrain: {objective: sft}\n", "name"),
         ("name: a\ntrain: {objective: sft}\ncontrols: {sft: {train: {objective: sft}}}\n", "already called"),
         ("name: a\ntrain: {objective: sft}\ncontrols: {b: {trian: {}}}\n", "unknown key 'trian'"),
+        ("name: a\ntrain: {objective: sft}\ncontrols: {b: {}}\n", "controls.b: it is trained exactly like 'sft'"),
+        (
+            "name: a\ntrain: {objective: sft}\ncontrols: {b: {train: {objective: {name: sft, alpha: 1}}}}\n",
+            "controls.b: train.objective: 'sft' has no option 'alpha'",
+        ),
+        (
+            "name: a\ntrain: {objective: sft}\ndata: {mix: [{data: x/main.jsonl, share: 0.5}]}\n",
+            "none may be called 'main'",
+        ),
+        ("name: a\ntrain: {objective: {name: contrastive, alpha: much}}\n", "must be of type float"),
         ("name: a\ntrain: {objective: sft}\ncontrols: {b: {train: 3}}\n", "not a section"),
     ],
 )

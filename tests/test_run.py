@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from untax.types import RecipeError
+
 RECIPE = """
 name: small
 seeds: [0]
@@ -191,7 +193,7 @@ def test_what_is_not_there_is_said_plainly(arguments, tmp_path):
 def test_margins_of_a_recipe_must_be_those_of_a_metric_and_reach_the_receipt():
     """400 answers, 8 lost: a tax of 2 points with an interval of about 0.8 to 3.5, held at a margin of 5 and not at 1."""
     from untax import run
-    from untax.types import MetricSpec, RecipeError, ScoreRow, Scores
+    from untax.types import MetricSpec, ScoreRow, Scores
 
     with pytest.raises(RecipeError, match=r"no metric 'fact'\. Did you mean 'facts'\?"):
         run._check_margins({"fact": 0.05}, ["facts", "copying"])
@@ -227,3 +229,63 @@ def test_a_prompt_that_the_suite_does_not_use_is_refused(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 3
     assert "trained on one prompt and measured on another" in done.stderr
+
+
+def test_a_recipe_refused_before_any_work_leaves_the_folder_to_its_mended_self(tmp_path):
+    from untax import recipe as recipes
+    from untax import run as runs
+
+    wrong, _ = recipes.parse(RECIPE, ["train.learning_rate=-1"])
+    right, _ = recipes.parse(RECIPE)
+    with pytest.raises(RecipeError, match="train: training argument 'learning_rate' must be a number above 0"):
+        runs.run(wrong, tmp_path / "out", progress=False)
+    runs._claim(right, tmp_path / "out")
+    assert (tmp_path / "out" / "recipe.resolved.yaml").read_text(encoding="utf-8") == recipes.to_yaml(right)
+    (tmp_path / "out" / "scores" / "base").mkdir(parents=True)
+    with pytest.raises(RecipeError, match="the run of another recipe"):
+        runs._claim(wrong, tmp_path / "out")
+
+
+def augmented(source: Path, out: Path, scorer: str | None = None) -> str:
+    from untax import run as runs
+
+    return runs.augment_file(
+        source, out, kinds=["reference", "swap_ent"], scorer=scorer, lexicon=None, finder="rules", generators={},
+        columns={}, limit=None, on_error="raise", seed=0, progress=False,
+    )  # fmt: skip
+
+
+def test_augment_never_overwrites_a_file_that_it_did_not_make(tmp_path):
+    posts = tmp_path / "posts.jsonl"
+    row = {"source": "Alice Smith sold a bike to Bob Jones in Paris.", "reference": "Alice Smith sold a bike."}
+    posts.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("precious", encoding="utf-8")
+    for out, says in ((posts, "the file that is read"), (mine, "not made by augmenting"), (tmp_path, "is a folder")):
+        with pytest.raises(RecipeError, match=says):
+            augmented(posts, out)
+    assert mine.read_text(encoding="utf-8") == "precious"
+    assert json.loads(posts.read_text(encoding="utf-8")) == row
+
+
+def test_a_scorer_fitted_on_other_texts_is_not_taken_for_this_one(tmp_path):
+    from untax import run as runs
+
+    labelled = tmp_path / "labelled.jsonl"
+    identities = []
+    for toxic in (0, 1):
+        rows = [{"text": "you idiot", "toxic": toxic}, {"text": "good day", "toxic": 1 - toxic}]
+        labelled.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        scorer = runs._building_scorer("fit:labelled.jsonl", tmp_path, tmp_path / "kept.safetensors")
+        identities.append(scorer.identity)
+        assert (scorer.score(["you idiot"])[0] > 0.5) is bool(toxic)
+    assert identities[0] != identities[1]
+
+
+def test_measure_does_not_write_over_a_run_or_into_a_file(tmp_path):
+    from untax import run as runs
+
+    (tmp_path / "recipe.resolved.yaml").write_text("name: a\n")
+    for out, says in ((tmp_path, "holds a run"), (tmp_path / "recipe.resolved.yaml", "is a file")):
+        with pytest.raises(RecipeError, match=says):
+            runs.compare_two("lab", "lab", suite="lab", data="lab", out=out)

@@ -280,3 +280,11 @@ def test_the_lab_list_is_read_whole(shared):
     words = scorers.read_words(path)
     assert len(words) == 403
     assert scorers.WordScorer(words).score(words) == [1.0] * 403
+
+
+@pytest.mark.parametrize("line", ['{"text": "a"}', "[1, 2]", "x" * 201, "a\0b"])
+def test_data_are_no_word_list(tmp_path, line):
+    path = tmp_path / "words.txt"
+    path.write_text(f"# insults\nfool\n{line}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"words\.txt:3: this is no word or phrase"):
+        scorers.read_words(path)

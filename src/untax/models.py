@@ -129,8 +129,10 @@ def save(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """Write model (or adapter) and tokenizer into `folder`, which appears whole or not at all.
 
     A model that stands there already is replaced.
-    Raises: UserError when `folder` holds something that is no model.
+    Raises: UserError when `folder` holds something that is no model, or the disk refuses.
     """
+    from safetensors import SafetensorError
+
     folder = Path(folder)
     kept = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
     if kept and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
@@ -138,8 +140,14 @@ def save(model: Any, tokenizer: Any, folder: str | Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
-        model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
+        try:
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
+        except SafetensorError as error:
+            free = shutil.disk_usage(folder.parent).free / 2**20
+            raise UserError(
+                f"the model cannot be written to {folder}: {error} ({free:.1f} MiB are free there)."
+            ) from error
         if folder.exists():
             old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.old")
             os.rename(folder, old)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from training import QUICK, furthest, go, records, weights
 from transformers import TrainerCallback
 
 import tiny
 from untax import models
+from untax.train import loop
 from untax.types import Candidate, ContrastiveRecord, RecipeError, UserError
 
 HERE = Path(__file__).resolve().parent
@@ -296,6 +297,56 @@ def test_arguments_that_cannot_be_used(tmp_path, arguments, message):
         go(tmp_path / "run", arguments=arguments)
 
 
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"r": 0}, "'r' must be a whole number from 1, not 0"),
+        ({"r": "four"}, "'r' must be a whole number"),
+        ({"r": True}, "not True"),
+        ({"lora_alpha": -1}, "'lora_alpha' must be a number from 1"),
+        ({"lora_dropout": 3}, "from 0 to 1, not 3"),
+        ({"rank": 4}, "unknown LoRA argument 'rank'"),
+    ],
+)
+def test_lora_that_cannot_be_used_is_found_before_any_work(lora, message):
+    with pytest.raises(RecipeError, match=message):
+        loop.check_arguments({}, lora)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": "much"}, "'alpha' of 'contrastive' is 'much'; it must be of type float"),
+        ({"alpha": float("nan")}, "is nan"),
+        ({"alpha": True}, "is True"),
+        ({"use_head": 1}, "it must be of type bool"),
+        ({"pool": "nope"}, "one of 'entity', 'all', 'last'"),
+        ({"alpha": -1}, "alpha 0 or more"),
+    ],
+)
+def test_options_of_an_objective_are_checked_before_any_work(options, message):
+    with pytest.raises(RecipeError, match=message):
+        loop.check_objective("contrastive", options)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(*given, **named):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(loop, "save_file", refuse)
+    with pytest.raises(UserError, match=r"checkpoint of step \d+ cannot be written to .* MiB are free there"):
+        go(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["run.json", "result.json"])
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_file_of_a_run_says_what_to_remove(tmp_path, name, content):
+    go(tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(UserError, match=rf"{name} .*Remove .*run to train again"):
+        go(tmp_path / "run")
+
+
 def test_a_number_may_come_as_text(tmp_path):
     result = go(tmp_path / "run", objective="sft", arguments={"learning_rate": "1e-3"})
     assert result.log[-1]["learning_rate"] == 1e-3
@@ -382,7 +433,25 @@ def test_a_killed_run_ends_where_the_uninterrupted_one_does(tmp_path, options):
     assert len(resumed.log) == 40
 
 
-def test_a_half_written_checkpoint_is_ignored(tmp_path):
+def half_written(checkpoint):
+    (checkpoint / "complete").unlink()
+    (checkpoint / "trained.safetensors").write_bytes(b"half")
+
+
+def damaged(name):
+    def spoil(checkpoint):
+        path = checkpoint / name
+        os.truncate(path, path.stat().st_size // 2)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [half_written, *map(damaged, ("trained.safetensors", "optimizer.pt", "trainer_state.json", "rng_state.pth"))],
+    ids=["half written", "weights", "optimizer", "state", "random numbers"],
+)
+def test_a_checkpoint_that_is_not_whole_is_ignored(tmp_path, spoil):
     whole = go(tmp_path / "whole", arguments=LONG)
 
     class Stop(Exception):
@@ -398,8 +467,7 @@ def test_a_half_written_checkpoint_is_ignored(tmp_path):
         go(out, arguments=LONG | {"save_total_limit": 2}, callbacks=[Die()])
     folder = out / "checkpoints"
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-4", "checkpoint-8"]
-    (folder / "checkpoint-8" / "complete").unlink()
-    (folder / "checkpoint-8" / "trained.safetensors").write_bytes(b"half")
+    spoil(folder / "checkpoint-8")
     resumed = go(out, arguments=LONG | {"save_total_limit": 2})
     assert resumed.resumed_from == 4
     assert furthest(whole, resumed) == 0

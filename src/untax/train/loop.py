@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler
@@ -544,8 +545,14 @@ class _Trainer(Trainer):
                 parameter.copy_(saved[name])
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir)
+        try:
+            super()._save_checkpoint(model, trial)
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise UserError(
+                f"the checkpoint of step {self.state.global_step} cannot be written to {folder}: "
+                f"{str(error).splitlines()[0]} ({_free(folder)}). The same command goes on from the one before."
+            ) from error
         written = folder / f"checkpoint-{self.state.global_step}"
         files.write(written / WHOLE, _hash(written))
         for old in _checkpoints(folder)[: -self.limit]:
@@ -560,6 +567,10 @@ def _as_inputs(examples: Sequence[Any]) -> dict[str, Batch]:
 def _checkpoints(folder: Path) -> list[Path]:
     """The checkpoints that were written to their end, oldest first."""
     return sorted((p.parent for p in folder.glob(f"checkpoint-*/{WHOLE}")), key=_step)
+
+
+def _free(folder: Path) -> str:
+    return f"{shutil.disk_usage(folder).free / 2**20:.1f} MiB are free there"
 
 
 def _hash(checkpoint: Path) -> str:
