@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from untax import files, methods, models, selfcheck
 from untax.engines.local import Local
-from untax.suites.read import Line, LmEval, Suite, asked, digest, load_suite, suite_names, with_scorer_identities
+from untax.marks import digest
+from untax.suites.read import Line, LmEval, Suite, asked, load_suite, suite_names, with_scorer_identities
 from untax.types import NAN, Answer, Ask, Engine, Item, RecipeError, Request, ScoreRow, Scores, UserError
 
 __all__ = ["Line", "Suite", "load_suite", "measure", "measure_engine", "measure_pair", "suite_names"]

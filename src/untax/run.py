@@ -24,6 +24,7 @@ from typing import Any, Literal
 from untax import contamination, files, methods, tables
 from untax import receipt as receipts
 from untax import recipe as recipes
+from untax.marks import versions
 from untax.recipe import DataSection, Recipe, System
 from untax.report import examples, page
 from untax.types import ContrastiveRecord, GateFailed, RecipeError, Scores, UserError
@@ -215,18 +216,12 @@ def data_dir(name: str, out: Path) -> Path:
 
 def environment(command: str = "") -> dict[str, Any]:
     """Versions and machine, for the reader who wants the same numbers again."""
-    versions = {}
-    for library in LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "command": command,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "versions": versions,
+        "versions": versions(LIBRARIES),
     }
 
 
@@ -616,11 +611,10 @@ def examine() -> tuple[dict[str, str], list[str]]:
 
     facts: dict[str, str] = {"python": platform.python_version(), "platform": platform.platform()}
     problems = []
+    installed = versions(LIBRARIES)
     for library in LIBRARIES:
-        try:
-            facts[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            facts[library] = "missing"
+        facts[library] = installed.get(library, "missing")
+        if library not in installed:
             problems.append(f"{library} is not installed: pip install --constraint constraints.txt --editable .")
     for library, what in (("lm_eval", "benchmarks"), ("spacy", "spans by a tagger"), ("detoxify", "a toxicity scorer")):
         found = importlib.util.find_spec(library) is not None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib.metadata
 import math
 import os
 import re
@@ -29,6 +28,7 @@ from tqdm import tqdm
 from untax import methods
 from untax.engines.journal import Journal, mark
 from untax.engines.wire import Key, NotFound, Patience, Refused, Wire
+from untax.marks import versions
 from untax.types import Answer, Ask, Budget, RecipeError, Request, UserError
 
 __all__ = ["Address", "Endpoint", "parse"]
@@ -157,7 +157,7 @@ class Endpoint:
             "served": self.model,
             "generation": {"interface": "chat" if self.chat else "completions", **self._extra},
             "canary": self._canary,
-            "versions": {"untax": importlib.metadata.version("untax")},
+            "versions": versions(("untax",)),
         }
 
     def cannot(self, request: Request) -> str:

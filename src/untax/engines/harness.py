@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from untax import files, methods, models, prefix
-from untax.engines.local import versions
+from untax.marks import versions
 from untax.types import RecipeError, UserError
 
 __all__ = ["evaluate", "known_tasks"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +12,10 @@ from typing import Any
 import torch
 
 from untax import models, probes
+from untax.marks import versions
 from untax.types import Answer, Ask, Budget, Request, UserError
 
-__all__ = ["Local", "versions"]
+__all__ = ["Local"]
 
 LIBRARIES = ("untax", "torch", "transformers", "tokenizers", "peft")
 
@@ -143,17 +143,6 @@ def _named(path: str) -> tuple[str, str]:
 def _code() -> str:
     """A hash of the code that asks: while that is worked on, untax keeps its version, and kept answers would be those of before."""
     return hashlib.sha256("".join(map(inspect.getsource, (models, probes))).encode()).hexdigest()[:16]
-
-
-def versions(libraries: Sequence[str]) -> dict[str, str]:
-    """The installed versions of the named libraries; those that are not installed are left out."""
-    found = {}
-    for library in libraries:
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _quantization(config: Any) -> str:

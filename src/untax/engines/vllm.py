@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from untax import models
-from untax.engines.local import versions
+from untax.marks import versions
 from untax.types import Answer, Ask, Budget, Request, UserError
 
 __all__ = ["Vllm", "sampling", "summed", "written"]

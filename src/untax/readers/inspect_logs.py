@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from untax.readers.lines import Raw, Wishes, digest, line_names, specs_of, unparsed_in
+from untax.marks import digest
+from untax.readers.lines import Raw, Wishes, line_names, specs_of, unparsed_in
 from untax.types import NAN, ScoreRow, Scores, UserError
 
 __all__ = ["is_log", "read"]

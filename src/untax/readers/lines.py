@@ -7,8 +7,6 @@ scale or direction is not known is watched, not judged. No torch, and no harness
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,7 @@ from typing import Any, Literal
 
 from untax.types import MetricSpec, RecipeError, Request, ScoreRow
 
-__all__ = ["Raw", "Wishes", "digest", "line_names", "specs_of", "unparsed_in"]
+__all__ = ["Raw", "Wishes", "line_names", "specs_of", "unparsed_in"]
 
 Side = Literal["safety", "ability", "watch"]
 Better = Literal["higher", "lower"]
@@ -125,11 +123,6 @@ class Wishes:
         for name, margin in self.margins.items():
             if not 0 < margin < math.inf:
                 raise RecipeError(f"--margin {name}={margin}: a margin is a number above 0, in the metric's own units.")
-
-
-def digest(value: Any) -> str:
-    """A short hash of anything that JSON can hold, the same in every process."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
 
 
 def line_names(specs: Sequence[MetricSpec]) -> list[str]:

@@ -16,7 +16,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from untax.readers.lines import Raw, Wishes, digest, line_names, specs_of, unparsed_in
+from untax.marks import digest
+from untax.readers.lines import Raw, Wishes, line_names, specs_of, unparsed_in
 from untax.readers.lm_eval_samples import (
     ROLLING,
     as_number,

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from untax.readers.lines import Raw, digest
+from untax.marks import digest
+from untax.readers.lines import Raw
 from untax.types import NAN, Request, ScoreRow
 
 __all__ = ["ROLLING", "as_number", "choices_of", "concerns", "misshapen", "row_of", "score_of", "texts_of", "unread"]

@@ -5,7 +5,6 @@ Reading a suite checks all of it before a model is loaded: unknown keys, unknown
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -19,9 +18,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from untax import methods
+from untax.marks import digest
 from untax.types import Answer, Ask, Budget, Item, MetricSpec, RecipeError, Request, UserError
 
-__all__ = ["Line", "LmEval", "Suite", "asked", "digest", "load_suite", "suite_names", "with_scorer_identities"]
+__all__ = ["Line", "LmEval", "Suite", "asked", "load_suite", "suite_names", "with_scorer_identities"]
 
 FOLDER = Path(__file__).parent
 
@@ -200,12 +200,6 @@ def _lm_eval(section: _LmEval | None, path: Path, max_items: int | None) -> LmEv
 def asked(item: Item) -> Ask:
     """What the model is shown of an item: two items with the same are asked once."""
     return item.prompt, item.choices, item.text
-
-
-def digest(value: Any) -> str:
-    """A short hash of anything that JSON can hold, the same in every process."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 # --------------------------------------------------------------------------- reading the YAML
