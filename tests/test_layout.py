@@ -18,7 +18,7 @@ ORDER = {
     "types": 0,
     "calibration": 1, "contamination": 1, "explain": 1, "selfcheck": 1, "lines": 1, "files": 1, "guards": 1, "guards_base": 1, "guards_sides": 1, "guards_text": 1, "marks": 1, "power": 1, "refusals": 1, "methods": 1, "models": 1, "stats": 1, "scorers": 1, "spans": 1, "tables": 1,
     "prefix": 2,
-    "data": 3, "prefix_lm": 3, "probes": 3,
+    "data": 3, "prefix_lm": 3, "probes": 3, "references": 3,
     "objectives": 4, "gradients": 4, "penalties": 4, "edits": 4, "decoding": 4, "diagnostics": 4, "metrics": 4, "suites": 4,
     "train": 5, "engines": 5, "readers": 5,
     "measure": 6,
@@ -26,13 +26,14 @@ ORDER = {
     "frontier": 8,
     "report": 9,
     "recipe": 10,
-    "run": 11,
-    "compare": 12,
-    "cli": 13,
+    "making": 11,
+    "run": 12,
+    "compare": 13,
+    "cli": 14,
 }  # fmt: skip
 #: the lab may use everything up to the receipt, and only these may use the lab
 LAB_MAY_USE = ORDER["receipt"]
-MAY_USE_LAB = {"recipe", "run", "compare", "cli"}
+MAY_USE_LAB = {"making", "recipe", "run", "compare", "cli"}
 NO_TORCH = {
     "marks",
     "types",

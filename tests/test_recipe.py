@@ -179,3 +179,71 @@ def test_usage_errors_exit_with_3(arguments):
     done = subprocess.run([sys.executable, "-m", "untax", *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == cli.USAGE
     assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------ references, plugs, edits, sweeps
+
+SWEPT = """
+name: a
+references:
+  general: {data: general_train.jsonl, limit: 200}
+train: {objective: sft, learning_rate: 1.0e-3}
+sweep: {train.learning_rate: [1.0e-4, 1.0e-3]}
+controls:
+  held:
+    train: {penalties: [{name: l2_sp, weight: 0.1}]}
+    sweep: {train.penalties.0.weight: [0.1, 1], train.learning_rate: [1.0e-3]}
+  mixed:
+    edits: [interpolate]
+    sweep: {edits.0.towards_base: [0.5]}
+  replayed:
+    data: {mix: [{references: general, share: 0.12}]}
+    sweep: {}
+  later:
+    train: {start: sft@0.001, objective: dpo}
+    sweep: {}
+"""
+
+
+def test_a_sweep_makes_a_family_with_one_member_for_every_combination():
+    checked, _ = recipe.parse(SWEPT)
+    made = {system.name: system for system in recipe.systems(checked)}
+    assert list(made) == [
+        "sft@0.0001", "sft@0.001", "held@0.1-0.001", "held@1-0.001", "mixed@0.5", "replayed", "later",
+    ]  # fmt: skip
+    assert [made[name].family for name in ("sft@0.001", "mixed@0.5", "replayed")] == ["sft", "mixed", "replayed"]
+    assert made["held@1-0.001"].strength == {"train.penalties.0.weight": 1, "train.learning_rate": 1e-3}
+    assert made["held@1-0.001"].train.penalties[0].options == {"weight": 1}
+    assert made["sft@0.0001"].train.arguments["learning_rate"] == 1e-4
+    assert made["mixed@0.5"].edits[0].options == {"towards_base": 0.5}
+    # trained like the main system before it is edited
+    assert (made["mixed@0.5"].train, made["mixed@0.5"].data) == (made["sft@0.001"].train, made["sft@0.001"].data)
+    assert made["replayed"].strength == {}
+    again, _ = recipe.parse(recipe.to_yaml(checked))
+    assert recipe.systems(again) == recipe.systems(checked)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("sft@0.001, obj", "sft@0.01, obj", "no system of that name stands before it. Did you mean 'sft@0.001'"),
+        ("[0.1, 1]", "0.1", "give a list of values, not 0.1"),
+        ("[0.1, 1]", "[]", "give a list of values"),
+        ("[0.1, 1]", "[0.1, 0.1]", "names one value twice"),
+        ("[0.1, 1]", "[much]", "option 'weight' of 'l2_sp' is 'much'"),
+        ("train.penalties.0", "train.penalties.1", "there is no section '1'"),
+        ("train.penalties.0", "trian.penalties.0", "a key begins with 'train.', 'data.' or 'edits.'"),
+        ("edits.0.towards_base", "edits.0.towards_bas", "'interpolate' has no option 'towards_bas'. Did you mean"),
+        ("references: general", "references: generl", "names 'generl', which is no set of references. Did you mean 'general'"),
+        ("{references: general, share", "{share", "give either 'data' (a file) or 'references'"),
+        ("{data: general_train.jsonl, limit: 200}", "{limit: 3}", "give either 'data' (a file) or 'self_replay'"),
+        ("[interpolate]", "[interpolat]", "edits has no method 'interpolat'. Did you mean 'interpolate'"),
+        ("name: l2_sp", "name: l3_sp", "penalties has no method 'l3_sp'. Did you mean 'l2_sp'"),
+        ("objective: sft, learn", "gradients: {name: ogpsa, sides: one}, objective: sft, learn", "Did you mean 'side'"),
+        ("objective: sft, learn", "gradients: ogspa, objective: sft, learn", "Did you mean 'ogpsa'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_sweep_a_plug_or_a_reference_is_said(old, new, says):
+    assert old in SWEPT
+    with pytest.raises(RecipeError, match=re.escape(says)):
+        recipe.parse(SWEPT.replace(old, new))

@@ -69,10 +69,12 @@ class Counts:
     """What a loss divides by. Of one batch, or (added up) of all the batches of one optimiser step.
 
     `contrasted` sources have two positives and one negative or more. `toxicity` is the highest of their negatives.
+    `alone_tokens` are the reference tokens of sources without a negative.
     """
 
     sources: int = 0
     reference_tokens: int = 0
+    alone_tokens: int = 0
     contrasted: int = 0
     negatives: int = 0
     negative_tokens: int = 0
@@ -153,6 +155,7 @@ def collate(examples: Sequence[Example], *, pad_id: int = 0) -> Batch:
     counts = Counts(
         sources=len(examples),
         reference_tokens=sum(len(e.targets[0].ids) for e in examples),
+        alone_tokens=sum(len(e.targets[0].ids) for e in examples if all(t.positive for t in e.targets)),
         contrasted=sum(contrasted),
         negatives=len(negatives),
         negative_tokens=sum(len(t.ids) for _, t in negatives),

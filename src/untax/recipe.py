@@ -8,6 +8,7 @@ trained on the same data, with the same budget, and measured with the same promp
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,11 @@ from untax.types import RecipeError
 
 __all__ = ["Recipe", "System", "load", "parse", "systems", "to_yaml"]
 
+#: options of gradients, penalties and edits that the plumbing fills
+GIVEN = ("references",)
+
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -73,11 +78,51 @@ class AugmentSection(_Section):
 
 
 class MixSection(_Section):
-    """Rows of another set mixed into the training data: replay is a mix."""
+    """Rows of another file, or of a set of `references`, mixed into the training data: replay is a mix.
 
-    data: str
+    Every epoch draws the rows that fill the share anew, going on where the last one stopped.
+    """
+
+    data: str | None = None
+    references: str | None = None
     share: float = Field(gt=0, lt=1)
     columns: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> MixSection:
+        if (self.data is None) == (self.references is None):
+            raise ValueError("give either 'data' (a file) or 'references' (the name of a set of references)")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the rows are called in the log and the receipt."""
+        return self.references or Path(self.data or "").stem
+
+
+class SelfReplaySection(_Section):
+    """Rows that the base model writes itself, where no general data are at hand."""
+
+    count: int = Field(default=200, gt=0)
+    max_new_tokens: int = Field(default=64, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    seed: int = 0
+    scorer: str | None = None  # leaves out what it finds toxic: the base's bad habits would be kept
+
+
+class ReferenceSection(_Section):
+    """A named set of rows that show what must not be lost: a file of `data.dir`, or rows that the base writes itself."""
+
+    data: str | None = None
+    self_replay: SelfReplaySection | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    limit: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> ReferenceSection:
+        if (self.data is None) == (self.self_replay is None):
+            raise ValueError("give either 'data' (a file) or 'self_replay' (rows that the base writes)")
+        return self
 
 
 class DataSection(_Section):
@@ -109,7 +154,7 @@ class DataSection(_Section):
     def _leaves_room(cls, mix: list[MixSection]) -> list[MixSection]:
         if sum(part.share for part in mix) >= 1:
             raise ValueError("the shares add up to 1 or more: nothing is left for the training data themselves")
-        names = ["main", *(Path(part.data).stem for part in mix)]
+        names = ["main", *(part.name for part in mix)]
         if len(set(names)) < len(names):
             raise ValueError(
                 f"each file needs a name of its own, and none may be called 'main': {', '.join(names[1:])}"
@@ -128,23 +173,50 @@ class Objective(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Plug(Objective):
+    """A method of `gradients/`, `penalties/` or `edits/` and its options; `references` names sets of the recipe (all, when left out)."""
+
+    references: list[str] | None = None
+
+
+def _named(value: Any) -> Any:
+    """A method that is written as its bare name, as the section that it stands for; in a list each of them."""
+    if isinstance(value, list):
+        return [_named(one) for one in value]
+    return {"name": value} if isinstance(value, str) else value
+
+
 class TrainSection(BaseModel):
-    """The objective, LoRA, and any Hugging Face training argument under its own name."""
+    """The objective, what happens to its gradient, what holds the model, LoRA, and any Hugging Face training argument under its own name.
+
+    `start` names another system: training begins at its model of the same seed instead of the base (SFT, then DPO).
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     objective: Objective
+    gradients: Plug | None = None
+    penalties: list[Plug] = Field(default_factory=list)
+    start: str | None = None
     lora: dict[str, Any] | None = None
 
-    @field_validator("objective", mode="before")
+    @field_validator("objective", "gradients", "penalties", mode="before")
     @classmethod
-    def _bare_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+    def _bare_names(cls, value: Any) -> Any:
+        return _named(value)
 
     @model_validator(mode="after")
     def _known_method(self) -> TrainSection:
         methods.check_options(
             "objectives", self.objective.name, self.objective.options, where="train.objective", given=("prompt",)
         )
+        if self.gradients is not None:
+            methods.check_options(
+                "gradients", self.gradients.name, self.gradients.options, where="train.gradients", given=GIVEN
+            )
+        for number, penalty in enumerate(self.penalties):
+            methods.check_options(
+                "penalties", penalty.name, penalty.options, where=f"train.penalties[{number}]", given=GIVEN
+            )
         return self
 
     @property
@@ -172,7 +244,11 @@ class ReportSection(_Section):
 
 
 class Recipe(_Section):
-    """Everything one `untax run` does."""
+    """Everything one `untax run` does.
+
+    `sweep` gives lists of values for keys of a system (`train.learning_rate: [1e-4, 3e-4]`): the system becomes a family, one member for
+    every combination. Controls are swept alike unless they have a `sweep` of their own.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     about: str = ""
@@ -180,10 +256,18 @@ class Recipe(_Section):
     allow_network: bool = False
     model: ModelSection = Field(default_factory=ModelSection)
     data: DataSection = Field(default_factory=DataSection)
+    references: dict[str, ReferenceSection] = Field(default_factory=dict)
     train: TrainSection
+    edits: list[Plug] = Field(default_factory=list)
+    sweep: dict[str, list[Any]] = Field(default_factory=dict)
     controls: dict[str, dict[str, Any]] = Field(default_factory=dict)
     measure: MeasureSection = Field(default_factory=MeasureSection)
     report: ReportSection = Field(default_factory=ReportSection)
+
+    @field_validator("edits", mode="before")
+    @classmethod
+    def _bare_names(cls, value: Any) -> Any:
+        return _named(value)
 
     @field_validator("seeds")
     @classmethod
@@ -204,45 +288,136 @@ class Recipe(_Section):
 
 
 class System(_Section):
-    """One row of the comparison: its name and how it is trained."""
+    """One row of the comparison: its name and how it is made. Members of a sweep share a `family` and differ in `strength`."""
 
     name: str
     train: TrainSection
     data: DataSection
+    edits: list[Plug] = Field(default_factory=list)
+    family: str = ""
+    strength: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known_edits(self) -> System:
+        for number, edit in enumerate(self.edits):
+            methods.check_options("edits", edit.name, edit.options, where=f"edits[{number}]", given=GIVEN)
+        return self
+
+    @property
+    def plugs(self) -> list[tuple[str, Plug]]:
+        """Every method with references, and where it stands."""
+        found = [] if self.train.gradients is None else [("train.gradients", self.train.gradients)]
+        found += [(f"train.penalties[{i}]", one) for i, one in enumerate(self.train.penalties)]
+        return found + [(f"edits[{i}]", one) for i, one in enumerate(self.edits)]
 
 
 def systems(recipe: Recipe) -> list[System]:
     """The main system, named after its objective, and its controls, each the main system with its overrides laid over.
 
-    Raises: RecipeError when an override does not make a valid system, or two systems share a name.
+    Raises: RecipeError when an override does not make a valid system, two systems share a name, or one starts where none has ended.
     """
-    main = System(name=recipe.train.objective.name, train=recipe.train, data=recipe.data)
-    found = [main]
+    main: dict[str, Any] = {
+        "train": _dump(recipe.train),
+        "data": _dump(recipe.data),
+        "edits": [_dump(edit) for edit in recipe.edits],
+    }
+    found: list[System] = []
+    for system in _family(recipe.train.objective.name, main, recipe.sweep, "recipe"):
+        _add(found, system, recipe, "recipe")
     for name, override in recipe.controls.items():
         where = f"controls.{name}"
-        unknown = [key for key in override if key not in ("train", "data")]
+        unknown = [key for key in override if key not in ("train", "data", "edits", "sweep")]
         if unknown:
             raise RecipeError(
-                f"{where}: unknown key '{unknown[0]}'. A control overrides 'train' and 'data' of the main system."
+                f"{where}: unknown key '{unknown[0]}'. A control overrides 'train', 'data' and 'edits' of the main system, and may have a "
+                "'sweep' of its own."
             )
-        if name == main.name:
+        if name == found[0].family:
             raise RecipeError(f"{where}: the main system is already called '{name}' (after its objective); rename it.")
-        merged = {
-            "train": _lay_over(_dump(recipe.train), override.get("train", {}), where),
-            "data": _lay_over(_dump(recipe.data), override.get("data", {}), where),
+        tree = {
+            "train": _lay_over(main["train"], override.get("train", {}), where),
+            "data": _lay_over(main["data"], override.get("data", {}), where),
+            "edits": _named(override.get("edits", main["edits"])),
         }
+        for key in ("objective", "gradients", "penalties"):  # a sweep reaches into them
+            tree["train"][key] = _named(tree["train"][key])
+        for system in _family(name, tree, override.get("sweep", recipe.sweep), where):
+            _add(found, system, recipe, where)
+    return found
+
+
+def _add(found: list[System], system: System, recipe: Recipe, where: str) -> None:
+    twin = next(
+        (o.name for o in found if (o.train, o.data, o.edits) == (system.train, system.data, system.edits)), None
+    )
+    if twin is not None:
+        raise RecipeError(
+            f"{where}: it is trained exactly like '{twin}': one system counted twice. Change or remove it."
+        )
+    start = system.train.start
+    if start is not None and start not in [other.name for other in found]:
+        before = [other.name for other in found]
+        raise RecipeError(
+            f"{where}: train.start is '{start}', and no system of that name stands before it.{methods.did_you_mean(start, before)} "
+            f"There are: {', '.join(before) or 'none'}."
+        )
+    known = list(recipe.references)
+    named = [(f"{at}.references", name) for at, plug in system.plugs for name in plug.references or []]
+    named += [("data.mix", part.references) for part in system.data.mix if part.references]
+    for at, name in named:
+        if name not in known:
+            raise RecipeError(
+                f"{where}: {at} names '{name}', which is no set of references.{methods.did_you_mean(name, known)} "
+                f"There are: {', '.join(known) or 'none; name them in the section references'}."
+            )
+    found.append(system)
+
+
+def _family(name: str, tree: Mapping[str, Any], sweep: Any, where: str) -> list[System]:
+    """One system, or one for every combination of the values that are swept."""
+    if not isinstance(sweep, Mapping):
+        raise RecipeError(f"{where}: sweep: {sweep!r} is no section of keys with lists of values.")
+    for key, values in sweep.items():
+        if not isinstance(values, list) or not values:
+            raise RecipeError(f"{where}: sweep.{key}: give a list of values, not {values!r}.")
+        if any(values.count(value) > 1 for value in values):
+            raise RecipeError(f"{where}: sweep.{key}: {values!r} names one value twice.")
+    made = []
+    for combination in itertools.product(*sweep.values()):
+        strength = dict(zip(sweep, combination, strict=True))
+        one = copy.deepcopy(dict(tree))
+        for key, value in strength.items():
+            _set(one, key, value, where)
+        shown = "-".join(f"{v:g}" if isinstance(v, float) else str(v) for v in combination)
+        member = f"{name}@{shown}" if shown else name
+        if not _SYSTEM.fullmatch(member):
+            raise RecipeError(f"{where}: sweep: the value {shown!r} cannot be part of a folder's name.")
         try:
-            system = _validate(System, {"name": name, **merged}, where)
+            made.append(_validate(System, {"name": member, **one, "family": name, "strength": strength}, where))
         except RecipeError as error:
             # a method's own complaint names the section, not the control
             raise RecipeError(text if (text := str(error)).startswith(where) else f"{where}: {text}") from None
-        twin = next((other.name for other in found if (other.train, other.data) == (system.train, system.data)), None)
-        if twin is not None:
-            raise RecipeError(
-                f"{where}: it is trained exactly like '{twin}': one system counted twice. Change or remove it."
-            )
-        found.append(system)
-    return found
+    return made
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
+    """Put a value at a dotted key; a number in it is a place in a list. Only the last key may be new."""
+    keys = dotted.split(".")
+    if len(keys) < 2 or keys[0] not in tree:
+        raise RecipeError(f"{where}: sweep.{dotted}: a key begins with 'train.', 'data.' or 'edits.'.")
+    place: Any = tree
+    for key in keys[:-1]:
+        inner: Any = None
+        if isinstance(place, list):
+            inner = place[int(key)] if key.isdigit() and int(key) < len(place) else None
+        elif isinstance(place, dict):
+            inner = place.get(key)
+        if not isinstance(inner, dict | list):
+            raise RecipeError(f"{where}: sweep.{dotted}: there is no section '{key}' to set anything in.")
+        place = inner
+    if isinstance(place, list):
+        raise RecipeError(f"{where}: sweep.{dotted}: '{keys[-1]}' is a place in a list, not a key.")
+    place[keys[-1]] = value
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
@@ -364,8 +539,8 @@ def _lay_over(below: dict[str, Any], above: Any, where: str) -> dict[str, Any]:
         raise RecipeError(f"{where}: {above!r} is not a section.")
     merged = copy.deepcopy(below)
     for key, value in above.items():
-        # an objective is one choice: the options of the main one mean nothing to another
-        if isinstance(value, Mapping) and isinstance(merged.get(key), dict) and key != "objective":
+        # a method is one choice: the options of the main one mean nothing to another
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict) and key not in ("objective", "gradients"):
             merged[key] = _lay_over(merged[key], value, f"{where}.{key}")
         else:
             merged[key] = value

@@ -8,7 +8,6 @@ stood and ends with the same receipt.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -21,13 +20,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from untax import contamination, files, methods, tables
+from untax import files, making, methods, tables
 from untax import receipt as receipts
 from untax import recipe as recipes
+from untax.making import LAB_BASE, data_dir
 from untax.marks import versions
-from untax.recipe import DataSection, Recipe, System
+from untax.recipe import Recipe, System
 from untax.report import examples, page
-from untax.types import ContrastiveRecord, GateFailed, RecipeError, Scores, UserError
+from untax.types import GateFailed, RecipeError, Scores, UserError
 
 __all__ = [
     "LAB_BASE",
@@ -41,7 +41,6 @@ __all__ = [
     "table",
 ]
 
-LAB_BASE = Path(__file__).parent / "lab" / "base"
 LIBRARIES = (
     "untax",
     "torch",
@@ -54,6 +53,10 @@ LIBRARIES = (
     "scipy",
     "scikit-learn",
 )
+
+
+#: a step of fewer seconds did no work: it found what an earlier try had finished
+FOUND_AGAIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,16 +85,24 @@ class Outcome:
 
 
 class _Journal:
-    """Prints a numbered line per step and appends it to log.jsonl with the seconds it took."""
+    """Prints a numbered line per step, with what is left, and appends it to log.jsonl with the seconds it took."""
 
     def __init__(self, path: Path, steps: int) -> None:
         self.path, self.steps, self.number = path, steps, 0
-        self.start = time.monotonic()
+        self.start = self.last = time.monotonic()
+        self.taken: dict[str, list[float]] = {}
+        self.kind = ""
 
     def step(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self.last > FOUND_AGAIN:
+            self.taken.setdefault(self.kind, []).append(now - self.last)
+        self.last, self.kind = now, text.rpartition(": ")[2]
         self.number += 1
-        seconds = time.monotonic() - self.start
-        print(f"[{self.number}/{self.steps}] {text}  ({seconds:.0f} s so far)", file=sys.stderr, flush=True)
+        seconds = now - self.start
+        left = self._left()
+        told = f"{_time(seconds)} so far" + (f", about {_time(left)} left" if left else "")
+        print(f"[{self.number}/{self.steps}] {text}  ({told})", file=sys.stderr, flush=True)
         entry = {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "step": text,
@@ -100,8 +111,20 @@ class _Journal:
         with self.path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(entry) + "\n")
 
+    def _left(self) -> float:
+        """Seconds, from the steps that did work so far; 0 while nobody can say."""
+        known = [self.taken.get(kind, []) for kind in ("train", "measure")]
+        if not all(known):
+            return 0.0
+        pairs = (self.steps - self.number) / 2
+        return pairs * sum(sum(times) / len(times) for times in known)
+
     def say(self, text: str) -> None:
         print(f"      {text}", file=sys.stderr, flush=True)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) -> Outcome:
@@ -114,7 +137,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     all_systems = recipes.systems(recipe)
-    journal = _Journal(out / "log.jsonl", steps=3 + 2 * len(all_systems) * len(recipe.seeds))
+    journal = _Journal(out / "log.jsonl", steps=4 + 2 * len(all_systems) * len(recipe.seeds))
     files.write_json(out / "environment.json", environment(command))
 
     from untax import measure, models
@@ -122,24 +145,28 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     directory = data_dir(recipe.data.dir, out)
     quiet_libraries()
     suite = measure.load_suite(recipe.measure.suite, data_dir=directory, max_items=recipe.measure.max_items)
-    base_path = _base_path(recipe)
+    base_path = making.base_path_of(recipe)
     building = _building_scorer_of(recipe, directory, out)
     _check_all(recipe, all_systems, suite, base_path, building)
 
     journal.step("data: read, augment, check")
-    prepared = _Records(recipe, out, base_path, journal, progress)
-    records = {system.name: prepared.of(system.data) for system in all_systems}
+    references = making.ReferenceRows(recipe, out, directory, base_path, progress)
+    prepared = making.Records(recipe, out, base_path, journal.say, progress, references)
+    shown = {system.name: prepared.of(system.data) for system in all_systems}
 
-    trained_on = {system.name: _trained_on(system, records[system.name], suite, building) for system in all_systems}
+    seen = {s.name: making.trained_on(s, shown[s.name], references, suite, building) for s in all_systems}
 
     journal.step("base: load and measure")
-    base, tokenizer = _load(recipe, base_path)
+    base, tokenizer = making.load(recipe, base_path)
     base_scores = measure.measure(
         base, tokenizer, suite, system="base", base=base, cache_dir=out / "scores" / "base" / "cache",
         batch_size=recipe.measure.batch_size, progress=progress,
     )  # fmt: skip
     tables.write(base_scores, out / "scores" / "base")
-    if all(system.train.lora is not None for system in all_systems):
+    journal.step("references: read and tokenise")
+    maker = making.Making(recipe, all_systems, shown, references, out, base_path, progress)
+    maker.check(tokenizer)
+    if all(system.train.lora is not None and not system.edits for system in all_systems):
         base = None  # an adapter that is switched off is the base: one load serves both
 
     measured: dict[str, list[Scores]] = {system.name: [] for system in all_systems}
@@ -148,21 +175,22 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
         for system in all_systems:
             name = f"{system.name}-seed{seed}"
             journal.step(f"{name}: train")
-            result = _train(recipe, system, base_path, records[system.name], seed, out / "models" / name, progress)
-            curves[name] = result.log
+            made = maker.make(system, seed)
+            curves[name] = made.log
             journal.step(f"{name}: measure")
             try:
                 tuned, _ = models.load(
-                    result.model_dir, dtype=recipe.model.dtype, device=recipe.model.device,
+                    made.model_dir, dtype=recipe.model.dtype, device=recipe.model.device,
                     trust_remote_code=recipe.model.trust_remote_code,
                 )  # fmt: skip
             except UserError as error:
                 raise UserError(f"{error} Or remove {out / 'models' / name}, to train it again.") from error
             scores = measure.measure(
-                tuned, tokenizer, suite, system=system.name, seed=seed, base=None if result.adapter else base,
+                tuned, tokenizer, suite, system=system.name, seed=seed, base=None if made.adapter else base,
                 cache_dir=out / "scores" / name / "cache", batch_size=recipe.measure.batch_size, progress=progress,
             )  # fmt: skip
-            scores = replace(scores, about={**scores.about, **trained_on[system.name]})
+            about = {**scores.about, **seen[system.name], "family": system.family, "strength": system.strength}
+            scores = replace(scores, about=about)
             tables.write(scores, out / "scores" / name)
             measured[system.name].append(scores)
 
@@ -190,28 +218,6 @@ def quiet_libraries() -> None:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-
-
-def data_dir(name: str, out: Path) -> Path:
-    """Where relative data paths start: the embedded world, written into the run folder on first use, or a folder."""
-    if name == "lab":
-        folder = out / "lab"
-        # a world that was written by other code is another world
-        made_by = _digest("".join(p.read_text(encoding="utf-8") for p in sorted((LAB_BASE.parent).glob("*.py"))))
-        mark = folder / "complete"
-        if not mark.is_file() or mark.read_text(encoding="utf-8") != made_by:
-            from untax.lab import world
-
-            world.write(folder)
-            files.write(mark, made_by)
-        return folder
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise UserError(
-            f"there is no folder {folder}. Give the folder with your data (data.dir in a recipe, --data on the command line), or 'lab' "
-            "for the embedded world."
-        )
-    return folder
 
 
 def environment(command: str = "") -> dict[str, Any]:
@@ -248,23 +254,6 @@ def _claim(recipe: Recipe, out: Path) -> None:
     files.write(marker, resolved)
 
 
-def _base_path(recipe: Recipe) -> str:
-    return str(LAB_BASE) if recipe.model.base == "lab" else recipe.model.base
-
-
-def _load(recipe: Recipe, base_path: str) -> tuple[Any, Any]:
-    from untax import models
-
-    return models.load(
-        base_path,
-        dtype=recipe.model.dtype,
-        adapter=recipe.model.adapter,
-        device=recipe.model.device,
-        trust_remote_code=recipe.model.trust_remote_code,
-        allow_network=recipe.allow_network,
-    )
-
-
 def _check_all(recipe: Recipe, all_systems: Sequence[System], suite: Any, base_path: str, building: Any) -> None:
     """Everything that can be refused before work begins."""
     from untax import models
@@ -282,7 +271,7 @@ def _check_all(recipe: Recipe, all_systems: Sequence[System], suite: Any, base_p
 def _building_scorer_of(recipe: Recipe, directory: Path, out: Path) -> Any:
     if recipe.data.augment is None:
         return None
-    return _building_scorer(recipe.data.augment.scorer, directory, _kept_scorer(out))
+    return making.building_scorer(recipe.data.augment.scorer, directory, making.kept_scorer(out))
 
 
 def _check_training(all_systems: Sequence[System]) -> None:
@@ -323,135 +312,6 @@ def _check_apart(recipe: Recipe, suite: Any, building: Any) -> None:
 
     for spec in sorted(set(suite.scorers.values())):
         scorers.refuse_same(building, scorers.load(spec), force=recipe.measure.allow_same_scorer)
-
-
-def _kept_scorer(out: Path) -> Path:
-    return out / "data" / "building_scorer.safetensors"
-
-
-def _building_scorer(spec: str, directory: Path, kept: Path) -> Any:
-    """The scorer that builds data; what `fit:FILE` fits is written to `kept`, so that others can load it again."""
-    from untax import scorers
-
-    scorer = scorers.load(spec, base_dir=directory)
-    if isinstance(scorer, scorers.NgramScorer) and spec.startswith("fit:"):
-        # fitted anew each time, from the seed: a kept one may be of other texts
-        scorer.save(kept)
-        return scorers.load(f"ngram:{kept}")
-    return scorer
-
-
-class _Records:
-    """Training records of each system: systems with the same data section share one reading and one augmentation."""
-
-    def __init__(self, recipe: Recipe, out: Path, base_path: str, journal: _Journal, progress: bool) -> None:
-        self.recipe, self.out, self.base_path = recipe, out, base_path
-        self.journal, self.progress = journal, progress
-        self.known: dict[str, list[ContrastiveRecord]] = {}
-
-    def of(self, data: DataSection) -> list[ContrastiveRecord]:
-        """Read, augmented and mixed records of a data section."""
-        key = data.model_dump_json()
-        if key not in self.known:
-            self.known[key] = self._make(data, "" if not self.known else f"-{_digest(key)}")
-        return self.known[key]
-
-    def _make(self, data: DataSection, suffix: str) -> list[ContrastiveRecord]:
-        from untax.data import convert, mix
-        from untax.data import load as loading
-
-        directory = data_dir(data.dir, self.out)
-        # what is no file of data.dir may be the name of a dataset on a hub
-        source = (
-            directory / data.train if (directory / data.train).exists() or not self.recipe.allow_network else data.train
-        )
-        loaded = loading.load(
-            source, columns=data.columns, on_error=data.on_error, limit=data.limit, kind=data.kind,
-            allow_network=self.recipe.allow_network,
-        )  # fmt: skip
-        for skipped in loaded.skipped[:5]:
-            self.journal.say(f"skipped {skipped}")
-        if loaded.skipped:
-            self.journal.say(f"{len(loaded.skipped)} rows skipped, {len(loaded.records)} read")
-        records: list[ContrastiveRecord] = convert.as_records(loaded.records, data.kind)
-        if data.augment is not None:
-            from untax.data.augment import run as augmenting
-
-            scorer = _building_scorer(data.augment.scorer, directory, _kept_scorer(self.out))
-            made = self.out / "data" / f"augmented{suffix}.jsonl"
-            report = augmenting.augment(
-                records,
-                made,
-                kinds=data.augment.kinds,
-                seed=0,
-                scorer=scorer,
-                finder=data.augment.finder,
-                lexicon=directory / data.augment.lexicon if data.augment.lexicon else None,
-                generators={k: self.base_path if v == "base" else v for k, v in data.augment.generators.items()},
-                options=data.augment.options,
-                min_relevance=data.augment.min_relevance,
-                prompt=data.prompt,
-                device=self.recipe.model.device,
-                allow_network=self.recipe.allow_network,
-                progress=self.progress,
-            )
-            files.write(self.out / "data" / f"augmented{suffix}.md", report.markdown())
-            self.journal.say(
-                f"{report.kept} of {report.read} sources kept; the table of kinds is in {made.with_suffix('.md')}"
-            )
-            records = list(loading.load(made, kind="contrastive").records)
-        if data.mix:
-            parts, shares = {"main": records}, {"main": 1 - sum(part.share for part in data.mix)}
-            for number, part in enumerate(data.mix, start=1):
-                # two sets may have one file name
-                name = f"mix {number}: {part.data}"
-                parts[name] = list(
-                    loading.load(directory / part.data, columns=part.columns, kind="contrastive").records
-                )
-                shares[name] = part.share
-            records = mix.mix(parts, shares, seed=0)
-        return records
-
-
-def _trained_on(system: System, records: Sequence[ContrastiveRecord], suite: Any, building: Any) -> dict[str, Any]:
-    """What the receipt's guards must know of a system's data: which test items stand in them, and which scorer chose them."""
-    texts = (text for r in records for text in (r.source, *(c.text for c in (*r.positives, *r.negatives))))
-    found = contamination.overlaps({line.spec.name: line.items for line in suite.lines}, texts)
-    lines = {k: {"n": one.n, "of": one.of, "touched": one.touched, "first": one.first} for k, one in found.items()}
-    files_read = [system.data.train, *(part.data for part in system.data.mix)]
-    built_by = [] if building is None or system.data.augment is None else [building.identity]
-    return {"contamination": {"files": files_read, "lines": lines}, "built_by": built_by}
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _train(
-    recipe: Recipe,
-    system: System,
-    base_path: str,
-    records: list[ContrastiveRecord],
-    seed: int,
-    out: Path,
-    progress: bool,
-) -> Any:
-    from untax.train import loop
-
-    model, tokenizer = _load(recipe, base_path)
-    return loop.train(
-        model,
-        tokenizer,
-        records,
-        objective=system.train.objective.name,
-        objective_options=system.train.objective.options,
-        prompt=system.data.prompt,
-        seed=seed,
-        out=out,
-        arguments=system.train.arguments,
-        lora=system.train.lora,
-        progress=progress,
-    )
 
 
 def _receipts(
@@ -597,7 +457,9 @@ def augment_file(
             f"{out} exists and was not made by augmenting; nothing was touched. Give another file with --out."
         )
     loaded = loading.load(source, columns=dict(columns), on_error=on_error, limit=limit, kind="contrastive")
-    building = _building_scorer(scorer, Path(), out.with_name(out.name + ".scorer.safetensors")) if scorer else None
+    building = (
+        making.building_scorer(scorer, Path(), out.with_name(out.name + ".scorer.safetensors")) if scorer else None
+    )
     report = augmenting.augment(
         list(loaded.records), out, kinds=list(kinds), seed=seed, scorer=building, finder=finder, lexicon=lexicon,
         generators=dict(generators), progress=progress,

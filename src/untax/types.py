@@ -30,6 +30,7 @@ __all__ = [
     "Request",
     "ScoreRow",
     "Scores",
+    "UnsupportedTrainer",
     "UserError",
 ]
 
@@ -42,6 +43,10 @@ class UserError(Exception):
 
 class RecipeError(UserError):
     """A recipe, an option or a command line that cannot be used as written (exit code 3)."""
+
+
+class UnsupportedTrainer(UserError):
+    """A way of training under which a method would silently do nothing or the wrong thing: the message names the way out."""
 
 
 class GateFailed(UserError):

@@ -28,6 +28,7 @@ FILES = {
         "counting_test.jsonl",
     ),
     *("pronouns_test.jsonl", "prose_test.jsonl", "toxicity_train.jsonl", "toxic_words.txt"),
+    "general_train.jsonl",
 }
 
 
@@ -225,3 +226,16 @@ def test_tasks_have_the_answers_that_their_prompts_ask_for(lab):
 def test_the_world_needs_no_torch():
     code = "import sys, untax.lab.world; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_general_rows_are_of_what_the_base_has_read_and_ask_nothing_that_a_test_asks(lab):
+    rows = read(lab, "general_train")
+    assert len(rows) == 400
+    assert {kind: sum(row["kind"] == kind for row in rows) for kind in ("fact", "copying", "counting", "prose")} == {
+        "fact": 100, "copying": 100, "counting": 100, "prose": 100,
+    }  # fmt: skip
+    asked = {row["prompt"] for name in ("facts_test", "copying_test", "counting_test") for row in read(lab, name)}
+    assert not asked & {row["prompt"] for row in rows}
+    told = {row["text"] for row in read(lab, "prose_test")}
+    assert not told & {f"{row['prompt']} {row['completion']}" for row in rows}
+    assert not any(world.toxic(row["completion"]) for row in rows)

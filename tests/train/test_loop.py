@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from transformers import TrainerCallback
 
 import tiny
 from untax import models
+from untax.prefix import Target
 from untax.train import loop
+from untax.train.encode import Encoded, Pool, Schedule
 from untax.types import Candidate, ContrastiveRecord, RecipeError, UserError
 
 HERE = Path(__file__).resolve().parent
@@ -232,6 +235,54 @@ def test_replayed_text_trains_the_likelihood_beside_the_contrast(tmp_path):
     assert mixed.log[-1]["loss"] < mixed.log[0]["loss"]
 
 
+def test_replay_fills_its_share_of_every_epoch_and_goes_on_through_its_rows():
+    """8 records with a share of 20 % beside them: 2 rows an epoch, of a pool of 5: five epochs show every row twice."""
+    data = Schedule(
+        [_encoded(i) for i in range(8)], total=50, seed=3, shuffle=True, max_negatives=0,
+        pools=[Pool([_encoded(100 + i) for i in range(5)], 2)],
+    )  # fmt: skip
+    assert data.epoch_length == 10
+    shown = [data[i].prompt[0] for i in range(50)]
+    for epoch in range(5):
+        assert sorted(i for i in shown[10 * epoch : 10 * epoch + 10] if i < 100) == list(range(8))
+    assert Counter(i for i in shown if i >= 100) == dict.fromkeys(range(100, 105), 2)
+    again = Schedule(
+        data.encoded, total=50, seed=3, shuffle=True, max_negatives=0, pools=data.pools
+    )  # fmt: skip
+    assert [again[i].prompt[0] for i in range(49, -1, -1)] == shown[::-1]  # resumed anywhere, the order is the same
+
+
+def _encoded(number: int) -> Encoded:
+    return Encoded((number,), (Target((1, 0), positive=True),), (), ())
+
+
+def test_replayed_rows_stand_in_the_share_that_was_asked_for(tmp_path):
+    general = [
+        ContrastiveRecord(f"g{i}", "", (Candidate(f"It rained {i} days.", "replay"),), extra={"prompt": ""})
+        for i in range(9)
+    ]
+    one = go(tmp_path / "one", objective="sft", replay=[loop.Replay("general", general, 0.25)])
+    assert one.summary["replay"] == {"general": 4}  # 12 records are three quarters
+    other = go(tmp_path / "other", objective="sft", replay=[loop.Replay("general", general[:8], 0.25)])
+    assert furthest(one, other) > 0
+    with pytest.raises(UserError, match="other arguments"):
+        go(tmp_path / "one", objective="sft")
+
+
+def test_dpo_leaves_replayed_rows_alone_unless_they_weigh_something(tmp_path):
+    general = [ContrastiveRecord("g", "", (Candidate("It rained.", "replay"),), extra={"prompt": ""})]
+    replay = [loop.Replay("general", general, 0.25)]
+    plain = go(tmp_path / "plain", objective="dpo", replay=replay)
+    assert "L_replay" not in plain.log[0]
+    weighed = go(tmp_path / "weighed", objective="dpo", replay=replay, objective_options={"replay_weight": 1.0})
+    assert weighed.log[-1]["L_replay"] < weighed.log[0]["L_replay"]
+    split = go(
+        tmp_path / "split", objective="dpo", replay=replay, objective_options={"replay_weight": 1.0},
+        arguments={"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+    )  # fmt: skip
+    assert furthest(weighed, split) < 1e-6
+
+
 def test_contrast_without_negatives_is_an_error_and_sft_is_not(tmp_path):
     bare = [replace(r, negatives=()) for r in records()]
     for objective in ("contrastive", "unlikelihood", "dpo"):
@@ -287,7 +338,7 @@ def test_epochs_and_steps(tmp_path):
         ({"max_steps": 0}, "-1 to go by num_train_epochs"),
         ({"max_steps": 1.5}, "whole number from -1, not 1.5"),
         ({"per_device_train_batch_size": True}, "whole number from 1, not True"),
-        ({"max_grad_norm": -1}, "above 0, not -1"),
+        ({"max_grad_norm": -1}, "from 0, not -1"),
         ({"weight_decay": -5}, "number from 0, not -5"),
         ({"shuffle": 7}, "'shuffle' is true or false, not 7"),
     ],

@@ -12,7 +12,7 @@ import json
 import random
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -458,6 +458,29 @@ def _toxicity_rows(seed: int, n: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _general_rows(seed: int, n: int, asked: Iterable[str]) -> list[dict[str, Any]]:
+    """Rows of what the base can do besides summaries, as its corpus has them, in equal parts; none that a test asks."""
+    rng = random.Random(f"general {seed}")
+    facts = _cached_almanac(seed)
+    found: dict[str, str] = dict.fromkeys(asked, "")
+    rows: list[dict[str, Any]] = []
+    kinds = ("fact", "copying", "counting", "prose")
+    while len(rows) < n:
+        kind = kinds[len(rows) % len(kinds)]
+        document = _document(rng, kind, facts)
+        # a text without a prompt opens with its first words
+        words = document.target.split(" ")
+        prompt, text = (
+            (document.prompt, document.target.strip())
+            if document.prompt
+            else (" ".join(words[:3]), " ".join(words[3:]))
+        )
+        if (document.prompt or document.target) not in found:
+            found[document.prompt or document.target] = text
+            rows.append({"id": f"general-{len(rows):04d}", "kind": kind, "prompt": prompt, "completion": text})
+    return rows
+
+
 def write(
     directory: Path,
     *,
@@ -468,6 +491,7 @@ def write(
     n_tasks: int = 500,
     n_prose: int = 200,
     n_toxicity: int = 1200,
+    n_general: int = 400,
 ) -> None:
     """Write the lab folder: training and validation records, test splits with their truth, and the list of insults."""
     directory = Path(directory)
@@ -503,11 +527,19 @@ def write(
     ]
     dump("facts_test.jsonl", facts)
     rng = random.Random(f"tasks {seed}")
-    for name in ("copying", "counting"):
-        dump(f"{name}_test.jsonl", _task_rows(rng, name, n_tasks))
+    tasks = {name: _task_rows(rng, name, n_tasks) for name in ("copying", "counting")}
+    for name, rows in tasks.items():
+        dump(f"{name}_test.jsonl", rows)
     dump("pronouns_test.jsonl", _pronoun_rows())
     domains = tuple(PROSE)
     prose = [(domains[i % len(domains)], f"prose-{i:04d}") for i in range(n_prose)]
-    dump("prose_test.jsonl", [{"id": i, "text": _prose(rng, domain), "domain": domain} for domain, i in prose])
+    texts = [{"id": i, "text": _prose(rng, domain), "domain": domain} for domain, i in prose]
+    dump("prose_test.jsonl", texts)
+    asked = [
+        *(row["prompt"] for rows in tasks.values() for row in rows),
+        *(row["prompt"] for row in facts),
+        *(row["text"] for row in texts),
+    ]
+    dump("general_train.jsonl", _general_rows(seed, n_general, asked))
     dump("toxicity_train.jsonl", _toxicity_rows(seed, n_toxicity))
     (directory / "toxic_words.txt").write_text("\n".join(TOXIC_WORDS) + "\n", encoding="utf-8")

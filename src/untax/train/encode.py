@@ -16,7 +16,7 @@ from untax import models
 from untax.prefix import Example, Target
 from untax.types import Candidate, ContrastiveRecord, RecipeError, UserError
 
-__all__ = ["Encoded", "Schedule", "encode", "records_hash", "rotate", "target_text"]
+__all__ = ["Encoded", "Pool", "Schedule", "encode", "records_hash", "rotate", "target_text"]
 
 SOURCE = "{source}"
 
@@ -48,29 +48,56 @@ class Encoded:
         return Example(self.prompt, self.positives + tuple(self.negatives[i] for i in chosen))
 
 
+@dataclass(frozen=True)
+class Pool:
+    """Encoded rows of which every epoch shows `count`, going on where the last one stopped."""
+
+    encoded: Sequence[Encoded]
+    count: int
+
+
 class Schedule(Dataset[Example]):
     """Every source that training will see, in order: each epoch is a permutation that depends on seed and epoch alone."""
 
-    def __init__(self, encoded: Sequence[Encoded], *, total: int, seed: int, shuffle: bool, max_negatives: int) -> None:
-        self.encoded, self.total, self.seed, self.shuffle, self.max_negatives = (
-            encoded,
-            total,
-            seed,
-            shuffle,
-            max_negatives,
-        )
-        self.order: tuple[int, list[int]] = (-1, [])
+    def __init__(
+        self,
+        encoded: Sequence[Encoded],
+        *,
+        total: int,
+        seed: int,
+        shuffle: bool,
+        max_negatives: int,
+        pools: Sequence[Pool] = (),
+    ) -> None:
+        self.encoded, self.total, self.seed, self.shuffle = encoded, total, seed, shuffle
+        self.max_negatives, self.pools = max_negatives, pools
+        self.order: tuple[int, list[Encoded]] = (-1, [])
 
     def __len__(self) -> int:
         return self.total
 
+    @property
+    def epoch_length(self) -> int:
+        """How many sources one epoch shows."""
+        return len(self.encoded) + sum(pool.count for pool in self.pools)
+
     def __getitem__(self, position: int) -> Example:
-        epoch, place = divmod(position, len(self.encoded))
+        epoch, place = divmod(position, self.epoch_length)
         if self.order[0] != epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            shuffled = torch.randperm(len(self.encoded), generator=generator).tolist()
-            self.order = (epoch, shuffled if self.shuffle else list(range(len(self.encoded))))
-        return self.encoded[self.order[1][place]].example(epoch, self.max_negatives)
+            self.order = (epoch, self._epoch(epoch))
+        return self.order[1][place].example(epoch, self.max_negatives)
+
+    def _epoch(self, epoch: int) -> list[Encoded]:
+        shown = list(self.encoded)
+        for number, pool in enumerate(self.pools):
+            own = torch.Generator().manual_seed(self.seed * 1_000_003 + 500_000 + number)
+            turn = torch.randperm(len(pool.encoded), generator=own).tolist()
+            first = epoch * pool.count
+            shown += [pool.encoded[turn[(first + i) % len(turn)]] for i in range(pool.count)]
+        if not self.shuffle:
+            return shown
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return [shown[i] for i in torch.randperm(len(shown), generator=generator).tolist()]
 
 
 def rotate(kinds: Sequence[str], limit: int, epoch: int) -> list[int]:

@@ -30,11 +30,23 @@ from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from untax import files, methods, models, scorers, spans
+from untax.marks import digest
 from untax.prefix import Batch, Counts, Decoder, Pass, collate, decoder
-from untax.train.encode import Schedule, encode, records_hash
+from untax.references import References
+from untax.train.encode import Pool, Schedule, encode, records_hash
 from untax.types import ContrastiveRecord, Loss, RecipeError, UserError
 
-__all__ = ["ARGUMENTS", "OWN_ARGUMENTS", "TrainResult", "check_arguments", "check_objective", "train"]
+__all__ = [
+    "ARGUMENTS",
+    "OWN_ARGUMENTS",
+    "Plugged",
+    "Replay",
+    "TrainResult",
+    "check_arguments",
+    "check_objective",
+    "check_plugged",
+    "train",
+]
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +92,36 @@ FLOATS = {
     "learning_rate": 0, "num_train_epochs": 0, "warmup_steps": 0, "max_grad_norm": 0, "weight_decay": 0,
     "adam_beta1": 0, "adam_beta2": 0, "adam_epsilon": 0,
 }  # fmt: skip
-ABOVE = ("learning_rate", "num_train_epochs", "max_grad_norm")
+ABOVE = ("learning_rate", "num_train_epochs")
 SWITCHES = ("bf16", "fp16", "use_cpu", "gradient_checkpointing", "shuffle")
 
 LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
 
 WHOLE = "complete"  # the file that says a checkpoint was written to its end, and holds the hash of the others
 TENSORS = "trained.safetensors"
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """A method of `gradients/` or `penalties/`: its name, its options, and the reference rows that it gets."""
+
+    name: str
+    options: Mapping[str, Any]
+    references: Mapping[str, References]
+
+    def identity(self) -> dict[str, Any]:
+        """What decides what it does."""
+        rows = {name: digest([(row.ids, row.start) for row in held.rows]) for name, held in self.references.items()}
+        return {"name": self.name, "options": dict(self.options), "references": rows}
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Records that fill a share of every epoch, drawn anew each time: general data beside the training data."""
+
+    name: str
+    records: Sequence[ContrastiveRecord]
+    share: float
 
 
 @dataclass(frozen=True)
@@ -113,12 +148,16 @@ def train(
     arguments: Mapping[str, Any] | None = None,
     lora: Mapping[str, Any] | None = None,
     reference_model: Any = None,
+    gradients: Plugged | None = None,
+    penalties: Sequence[Plugged] = (),
+    replay: Sequence[Replay] = (),
     callbacks: Sequence[TrainerCallback] = (),
     progress: bool = True,
 ) -> TrainResult:
     """Train `model` on `records` with a method of `objectives/`, and save it in `out/model`.
 
-    Without `lora` all weights of `model` are changed in place; with it (an empty mapping takes the defaults) an adapter is
+    `gradients` changes what the optimiser does with the gradient, `penalties` are added to the loss once a step, `replay` records are
+    shown among the others. Without `lora` all weights of `model` are changed in place; with it (an empty mapping takes the defaults) an adapter is
     trained and taken off again. A finished run in `out` is returned as it is, an unfinished one is resumed.
     Raises: RecipeError for an unknown objective, option, or argument; UserError for data that cannot be trained on, a run of
     other arguments in `out`, or a loss that is not finite.
@@ -138,28 +177,52 @@ def train(
         "model": models.fingerprint(model),
         "reference_model": None if reference_model is None else models.fingerprint(reference_model),
         "tokenizer": models.tokenizer_fingerprint(tokenizer),
+        "gradients": None if gradients is None else gradients.identity(),
+        "penalties": [one.identity() for one in penalties] or None,
+        "replay": [(part.name, part.share, records_hash(part.records)) for part in replay] or None,
     }
     done = _claim(out, identity)
     if done is not None:
         return TrainResult(out / "model", _read_log(out), done["summary"], adapter is not None)
-    encoded, summary = encode(
-        records,
-        tokenizer,
+    encoding = functools.partial(
+        encode,
+        tokenizer=tokenizer,
         prompt=prompt,
         max_length=_room(model, ours["max_length"]),
         find_all=functools.partial(spans.find_all, finder=ours["finder"]) if wants.spans else None,
     )
+    encoded, summary = encoding(records)
     _say(summary, objective, wants)
+    pools = _pools(replay, len(records), encoding)
+    summary["replay"] = {part.name: pool.count for part, pool in zip(replay, pools, strict=True)}
+    hooks = [methods.find("gradients", one.name)(one.references, **one.options) for one in (gradients,) if one]
+    held = {one.name: methods.find("penalties", one.name)(one.references, **one.options) for one in penalties}
     settings = _settings(out, theirs, seed)
     with _prepared(model, adapter, theirs, settings.device, seed) as policy:
         shape = decoder(policy)
         trained = _Trained(policy, _loss(method, wants, shape, objective_options or {}, reference_model, seed), shape)
         batch_size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
         steps = settings.max_steps
-        total = steps * batch_size if steps > 0 else math.ceil(settings.num_train_epochs * len(encoded))
+        length = len(encoded) + sum(pool.count for pool in pools)
+        total = steps * batch_size if steps > 0 else math.ceil(settings.num_train_epochs * length)
         settings.max_steps = math.ceil(total / batch_size)
-        data = Schedule(encoded, total=total, seed=seed, shuffle=ours["shuffle"], max_negatives=ours["max_negatives"])
-        trainer = _Trainer(trained, settings, data, out=out, callbacks=callbacks, limit=theirs["save_total_limit"])
+        data = Schedule(
+            encoded, total=total, seed=seed, shuffle=ours["shuffle"], max_negatives=ours["max_negatives"], pools=pools
+        )
+        for hook in hooks:
+            hook.watch(policy)
+        for penalty in held.values():
+            penalty.prepare(policy)
+        trainer = _Trainer(
+            trained,
+            settings,
+            data,
+            out=out,
+            hooks=hooks,
+            penalties=held,
+            callbacks=callbacks,
+            limit=theirs["save_total_limit"],
+        )
         start = trainer.run(label=f"{objective} seed {seed}", progress=progress)
         policy.eval()
         with models.no_loading_bar():
@@ -201,6 +264,27 @@ def check_objective(name: str, options: Mapping[str, Any]) -> None:
     method, _ = _objective(name, options, Path("unused"))
     if isinstance(method, type):
         method(1, **options)  # one with parameters of its own looks at its options when it is made
+
+
+def check_plugged(folder: str, plugged: Plugged) -> None:
+    """Refuse options of a gradient method or a penalty that cannot be used, before any training.
+
+    Raises: RecipeError that names the option and what it may be.
+    """
+    try:
+        methods.find(folder, plugged.name)(plugged.references, **plugged.options)
+    except RecipeError:
+        raise
+    except UserError as error:
+        raise RecipeError(f"{plugged.name}: {error}") from error
+
+
+def _pools(
+    replay: Sequence[Replay], count: int, encoding: Callable[..., tuple[list[Any], dict[str, Any]]]
+) -> list[Pool]:
+    """How many rows of each part an epoch of `count` records shows, so that the shares are as asked."""
+    rest = 1 - sum(part.share for part in replay)
+    return [Pool(encoding(part.records)[0], max(1, round(count * part.share / rest))) for part in replay]
 
 
 def _arguments(given: Mapping[str, Any], *, lora: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -455,15 +539,18 @@ class _Trainer(Trainer):
         data: Schedule,
         *,
         out: Path,
+        hooks: Sequence[TrainerCallback],
+        penalties: Mapping[str, Callable[..., torch.Tensor]],
         callbacks: Sequence[TrainerCallback],
         limit: int,
     ) -> None:
         super().__init__(
-            model=model, args=settings, train_dataset=data, data_collator=_as_inputs, callbacks=[*callbacks]
+            model=model, args=settings, train_dataset=data, data_collator=_as_inputs, callbacks=[*hooks, *callbacks]
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True
         self.out, self.limit = out, limit
+        self.hooks, self.penalties = hooks, penalties
         self.sums: Counter[str] = Counter()
         self.bar: Any = None
 
@@ -498,7 +585,8 @@ class _Trainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: Any) -> tuple[list, int]:
         batches = [inputs["batch"] for _, inputs in zip(range(num_batches), epoch_iterator, strict=False)]
         step = sum((batch.step for batch in batches), Counts())
-        return [{"batch": replace(batch, step=step)} for batch in batches], step.reference_tokens
+        # a penalty is of the step: its first batch carries it
+        return [{"batch": replace(b, step=step), "first": not i} for i, b in enumerate(batches)], step.reference_tokens
 
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -507,7 +595,12 @@ class _Trainer(Trainer):
         if not torch.isfinite(loss.value):
             self._stop(self.state.global_step + 1, f"the loss is {loss.value.item()}")
         self.sums.update(loss.logs)
-        return loss.value
+        total = loss.value
+        for name, penalty in self.penalties.items() if inputs["first"] else ():
+            added = penalty(model.policy, step=self.state.global_step)
+            self.sums.update({f"penalty_{name}": added.item()})
+            total = total + added
+        return total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" not in logs:
@@ -519,13 +612,14 @@ class _Trainer(Trainer):
             step * self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps,
             len(self.train_dataset),
         )
-        row = {"step": step, "epoch": seen / len(self.train_dataset.encoded), **logs, **self.sums}
+        self.state.log_history.append({**logs, "step": step})
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+        row = {"step": step, "epoch": seen / self.train_dataset.epoch_length, **logs, **self.sums}
         self.sums.clear()
         with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.bar.update(step - self.bar.n)
         self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
-        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     def _stop(self, step: int, what: str) -> None:
         raise UserError(
@@ -554,6 +648,8 @@ class _Trainer(Trainer):
                 f"{str(error).splitlines()[0]} ({_free(folder)}). The same command goes on from the one before."
             ) from error
         written = folder / f"checkpoint-{self.state.global_step}"
+        for hook in self.hooks:  # what they keep belongs to the checkpoint, and to its hash
+            hook.on_save(self.args, self.state, self.control)
         files.write(written / WHOLE, _hash(written))
         for old in _checkpoints(folder)[: -self.limit]:
             (old / WHOLE).unlink()
