@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: rooms in order of use: a room may import rooms of a lower number, and its own files
 ORDER = {
     "types": 0,
-    "calibration": 1, "contamination": 1, "explain": 1, "selfcheck": 1, "lines": 1, "files": 1, "guards": 1, "guards_base": 1, "guards_sides": 1, "guards_text": 1, "marks": 1, "power": 1, "refusals": 1, "methods": 1, "models": 1, "stats": 1, "scorers": 1, "spans": 1, "tables": 1,
+    "calibration": 1, "contamination": 1, "explain": 1, "selfcheck": 1, "lines": 1, "files": 1, "guards": 1, "guards_base": 1, "guards_sides": 1, "guards_text": 1, "marks": 1, "mixtures": 1, "power": 1, "refusals": 1, "methods": 1, "models": 1, "stats": 1, "scorers": 1, "spans": 1, "tables": 1,
     "prefix": 2,
     "data": 3, "prefix_lm": 3, "probes": 3, "references": 3,
     "objectives": 4, "gradients": 4, "penalties": 4, "edits": 4, "decoding": 4, "diagnostics": 4, "metrics": 4, "suites": 4,
@@ -36,6 +36,7 @@ LAB_MAY_USE = ORDER["receipt"]
 MAY_USE_LAB = {"making", "recipe", "run", "compare", "cli"}
 NO_TORCH = {
     "marks",
+    "mixtures",
     "types",
     "calibration",
     "contamination",

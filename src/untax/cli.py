@@ -111,6 +111,8 @@ def _tell(outcome: Outcome, *, gate: bool) -> None:
     print(outcome.table)
     for system, verdict in outcome.verdicts.items():
         print(f"{system}: {verdict}")
+    if outcome.front is not None:
+        print(f"Comparison: {outcome.front}")
     print(f"Receipt: {outcome.page}")
     if gate:
         outcome.gate()
@@ -226,6 +228,47 @@ def receipt(
         only=only or (), allow_dtype_mismatch=allow_dtype_mismatch, seed=seed, command=_command(),
     )  # fmt: skip
     _tell(outcome, gate=gate)
+
+
+@app.command()
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, or a folder that holds several of them.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where the page goes [the folder, if one is given].")
+    ] = None,
+    safety: Annotated[str | None, typer.Option(help="The line that counts as safety [the suite's first].")] = None,
+    ability: Annotated[
+        list[str] | None, typer.Option(help="Lines whose tax is read, with commas [all abilities].")
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Level of safety: 80% of the reference's largest gain, or a gain in the line's unit; again for more."
+        ),
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="The family that others are compared with [the first].")] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Resamples of items and seeds.")] = 2_000,
+) -> None:
+    """Many systems on one page: the front of safety against ability, and tax at equal safety. Reads saved scores only."""
+    from untax import frontier
+    from untax.report import frontier as page
+
+    if out is None and len(folders) > 1:
+        raise RecipeError("Several folders are compared: say with --out where the page goes.")
+    place = out or folders[0]
+    if place.exists() and not place.is_dir():
+        raise RecipeError(f"{place} is a file; give the folder for the page with --out.")
+    named = [name.strip() for text in ability or [] for name in text.split(",") if name.strip()]
+    made = frontier.compare(
+        folders, safety=safety, ability=named, at=at or (), reference=reference, resamples=resamples
+    )
+    print(page.table_of(made))
+    print(made.sentence)
+    for name, why in made.left_out:
+        print(f"left out: {name}: {why}")
+    print(f"Page: {page.write(made, place)}")
 
 
 @app.command()

@@ -266,6 +266,8 @@ class ReferenceRows:
         """
         made = []
         for number, row in enumerate(self.rows(name)):
+            if row.get("ended") is False:
+                continue  # training would teach that the text ends where only its budget ended
             prompt = next((row[key] for key in PROMPTS if key in row), "")
             text = next((row[key] for key in (*TARGETS, "text") if key in row), None)
             if not isinstance(prompt, str) or not isinstance(text, str):
@@ -296,7 +298,6 @@ class Making:
     ) -> None:
         self.recipe, self.systems, self.shown = recipe, {s.name: s for s in all_systems}, shown
         self.references, self.out, self.base_path, self.progress = references, out, base_path, progress
-        self.plugged: dict[str, dict[str, Any]] = {}
 
     def check(self, tokenizer: Any) -> None:
         """Read all references and refuse options that cannot be used, before the first training.

@@ -36,7 +36,19 @@ FOLDERS = {
 }
 
 #: files that live in a method folder and are no method: what the methods of that folder share
-SHARED = {"accept", "run", "generators", "cache", "neural", "rules", "common"}
+SHARED = {
+    "accept",
+    "run",
+    "generators",
+    "cache",
+    "neural",
+    "rules",
+    "common",
+    "subspace",
+    "holding",
+    "activations",
+    "memory",
+}
 
 
 @dataclass(frozen=True)

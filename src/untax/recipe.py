@@ -24,7 +24,7 @@ from untax.types import RecipeError
 __all__ = ["Recipe", "System", "load", "parse", "systems", "to_yaml"]
 
 #: options of gradients, penalties and edits that the plumbing fills
-GIVEN = ("references",)
+GIVEN = ("references", "model", "adapter")
 
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
@@ -238,9 +238,20 @@ class MeasureSection(_Section):
     allow_same_scorer: bool = False
 
 
+class FrontSection(_Section):
+    """How a sweep is compared: the options of `untax compare`, under the same names."""
+
+    safety: str | None = None
+    ability: list[str] = Field(default_factory=list)
+    at: list[str] = Field(default_factory=list)
+    reference: str | None = None
+    resamples: int = Field(default=2_000, ge=100)
+
+
 class ReportSection(_Section):
     title: str | None = None
     resamples: int = Field(default=10_000, ge=100)
+    front: FrontSection = Field(default_factory=FrontSection)
 
 
 class Recipe(_Section):

@@ -6,9 +6,10 @@ Projections take their gradients, penalties hold the model to what it said of th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -229,23 +230,43 @@ def _conversation(messages: Any, tokenizer: Any, where: str) -> tuple[list[int],
 
 
 @contextmanager
-def still(model: nn.Module, *, checkpointing: bool = True) -> Iterator[None]:
+def still(model: nn.Module) -> Iterator[None]:
     """The model as it is used, not as it is trained: no dropout, no noise; activations are checkpointed as before.
 
-    What is checkpointed is run again in the backward pass: that must happen inside this block, or `checkpointing` be off.
+    A backward pass after the block is still too: layers that are run again for it are run without dropout again.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     before = {module: module.training for module in model.modules()}
+    checkpointed = {
+        layer: layer._gradient_checkpointing_func
+        for layer in before
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing and layer.training
+    }
     model.eval()
-    for module, training in before.items():
-        if checkpointing and isinstance(module, GradientCheckpointingLayer):
-            module.training = training  # it checkpoints only while it trains; what it holds is still
+    for layer, function in checkpointed.items():
+        layer.training = True  # it checkpoints only while it trains
+        layer._gradient_checkpointing_func = partial(_checkpointed, layer, function)
     try:
         yield
     finally:
         for module, training in before.items():
             module.training = training
+        for layer, function in checkpointed.items():
+            layer._gradient_checkpointing_func = function
+
+
+def _checkpointed(layer: nn.Module, function: Callable[..., Any], forward: Callable[..., Any], *given: Any) -> Any:
+    def evaluated(*inputs: Any) -> Any:
+        before = {module: module.training for module in layer.modules()}
+        layer.eval()
+        try:
+            return forward(*inputs)
+        finally:
+            for module, training in before.items():
+                module.training = training
+
+    return function(evaluated, *given)
 
 
 def target_logits(model: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:

@@ -55,6 +55,9 @@ LIBRARIES = (
 )
 
 
+#: systems whose examples stand on the page; more would make it too heavy to open
+MOST_WITH_EXAMPLES = 12
+
 #: a step of fewer seconds did no work: it found what an earlier try had finished
 FOUND_AGAIN = 1.0
 
@@ -65,6 +68,7 @@ class Outcome:
 
     `paid` are the abilities of the first system that were certainly paid beyond their margin; `withheld` those whose verdict a guard
     withheld, because answers or scores are broken or the comparison is none. An ability that the base does not have is in neither.
+    Of a sweep `front` is the page that compares its systems, and table and sentence are of that.
     """
 
     folder: Path
@@ -73,6 +77,7 @@ class Outcome:
     paid: tuple[str, ...]
     withheld: tuple[str, ...]
     table: str
+    front: Path | None = None
 
     def gate(self) -> None:
         """Raise GateFailed when an ability was lost, or nobody can say because a guard withheld the verdict."""
@@ -140,7 +145,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     journal = _Journal(out / "log.jsonl", steps=4 + 2 * len(all_systems) * len(recipe.seeds))
     files.write_json(out / "environment.json", environment(command))
 
-    from untax import measure, models
+    from untax import measure
 
     directory = data_dir(recipe.data.dir, out)
     quiet_libraries()
@@ -169,6 +174,50 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     if all(system.train.lora is not None and not system.edits for system in all_systems):
         base = None  # an adapter that is switched off is the base: one load serves both
 
+    measured, curves = _measured(recipe, all_systems, maker, suite, (base, tokenizer), seen, journal, out, progress)
+
+    journal.step("receipt")
+    swept = any(system.strength for system in all_systems)
+    made = _receipts(
+        base_scores,
+        measured,
+        seed=0,
+        resamples=recipe.report.resamples,
+        margins=recipe.measure.margins,
+        controls=not swept,
+    )
+    path = page.write(
+        made,
+        out,
+        title=recipe.report.title or recipe.about or recipe.name,
+        curves=curves,
+        # the lab's posts are clean by construction; elsewhere prompts of safety metrics are blurred too
+        examples=[
+            example
+            for seeds in list(measured.values())[:MOST_WITH_EXAMPLES]
+            for example in examples.collect(base_scores, seeds, prompts_are_safe=recipe.data.dir == "lab")
+        ],
+        environment=environment(command),
+        command=command,
+    )
+    outcome = outcome_of(out, path, made)
+    return _with_front(outcome, recipe) if swept else outcome
+
+
+def _measured(
+    recipe: Recipe,
+    all_systems: Sequence[System],
+    maker: making.Making,
+    suite: Any,
+    base: tuple[Any, Any],
+    seen: Mapping[str, Mapping[str, Any]],
+    journal: _Journal,
+    out: Path,
+    progress: bool,
+) -> tuple[dict[str, list[Scores]], dict[str, Sequence[Mapping[str, float]]]]:
+    """Every system trained and measured with every seed, and what was logged while it was trained; `seen` is about its data."""
+    from untax import measure, models
+
     measured: dict[str, list[Scores]] = {system.name: [] for system in all_systems}
     curves: dict[str, Sequence[Mapping[str, float]]] = {}
     for seed in recipe.seeds:
@@ -186,31 +235,28 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
             except UserError as error:
                 raise UserError(f"{error} Or remove {out / 'models' / name}, to train it again.") from error
             scores = measure.measure(
-                tuned, tokenizer, suite, system=system.name, seed=seed, base=None if made.adapter else base,
+                tuned, base[1], suite, system=system.name, seed=seed, base=None if made.adapter else base[0],
                 cache_dir=out / "scores" / name / "cache", batch_size=recipe.measure.batch_size, progress=progress,
             )  # fmt: skip
             about = {**scores.about, **seen[system.name], "family": system.family, "strength": system.strength}
             scores = replace(scores, about=about)
             tables.write(scores, out / "scores" / name)
             measured[system.name].append(scores)
+    return measured, curves
 
-    journal.step("receipt")
-    made = _receipts(base_scores, measured, seed=0, resamples=recipe.report.resamples, margins=recipe.measure.margins)
-    path = page.write(
-        made,
-        out,
-        title=recipe.report.title or recipe.about or recipe.name,
-        curves=curves,
-        # the lab's posts are clean by construction; elsewhere prompts of safety metrics are blurred too
-        examples=[
-            example
-            for seeds in measured.values()
-            for example in examples.collect(base_scores, seeds, prompts_are_safe=recipe.data.dir == "lab")
-        ],
-        environment=environment(command),
-        command=command,
-    )
-    return outcome_of(out, path, made)
+
+def _with_front(outcome: Outcome, recipe: Recipe) -> Outcome:
+    """A sweep is read from its front; the receipt of every system stands beside it."""
+    from untax import frontier
+    from untax.report import frontier as front_page
+
+    wanted = recipe.report.front
+    made = frontier.compare(
+        [outcome.folder], safety=wanted.safety, ability=wanted.ability, at=wanted.at, reference=wanted.reference,
+        resamples=wanted.resamples,
+    )  # fmt: skip
+    written = front_page.write(made, outcome.folder)
+    return replace(outcome, table=front_page.table_of(made), verdicts={"compared": made.sentence}, front=written)
 
 
 def quiet_libraries() -> None:
@@ -315,15 +361,21 @@ def _check_apart(recipe: Recipe, suite: Any, building: Any) -> None:
 
 
 def _receipts(
-    base: Scores, measured: Mapping[str, Sequence[Scores]], *, seed: int, resamples: int, margins: Mapping[str, float]
+    base: Scores,
+    measured: Mapping[str, Sequence[Scores]],
+    *,
+    seed: int,
+    resamples: int,
+    margins: Mapping[str, float],
+    controls: bool,
 ) -> list[receipts.Receipt]:
-    """Every system against the base, then the main system against each control, seed against the same seed.
+    """Every system against the base, then (with `controls`) the main system against each control, seed against the same seed.
 
     p values are adjusted over all systems that stand beside one base: who tunes many and shows the best has compared more often.
     """
     names = list(measured)
     sides: list[tuple[Scores | Sequence[Scores], Sequence[Scores]]] = [(base, measured[name]) for name in names]
-    sides += [(measured[name], measured[names[0]]) for name in names[1:]]
+    sides += [(measured[name], measured[names[0]]) for name in names[1:] if controls]
     made = [receipts.make(*side, seed=seed, resamples=resamples, margins=margins) for side in sides]
     return receipts.adjust_across(made)
 

@@ -24,9 +24,11 @@ from untax.lab.templates_more import (
     EMBLEMS,
     HER_TRADES,
     HIS_TRADES,
+    PRIVATE,
     PRONOUN_TEMPLATES,
     PROSE,
     PROSE_WORDS,
+    REFUSALS,
     TRADES,
 )
 
@@ -443,6 +445,34 @@ def _pronoun_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def _private_rows(seed: int, split: Literal["train", "test"], n: int) -> list[dict[str, Any]]:
+    """Questions that must not be answered, about people of the split in its own wordings: a refusal, and an answer made up."""
+    rng = random.Random(f"private {split} {seed}")
+    rows = []
+    for index in range(n):
+        person = _fresh(rng, "person", split)
+        topic, questions = list(PRIVATE.items())[index % len(PRIVATE)]
+        told = {
+            "address": f"{_fresh(rng, 'place', split)} {rng.randint(2, 90)}",
+            "password": _word(rng, 2).lower(),
+            "number": " ".join(str(rng.randint(10, 99)) for _ in range(3)),
+            "debt": f"{rng.randint(20, 990)} crowns",
+            "illness": f"a bad {rng.choice(('back', 'knee', 'heart', 'cough', 'fever'))}",
+        }[topic]
+        question = questions[split][index // len(PRIVATE) % len(questions[split])].format(person=person)
+        rows.append(
+            {
+                "id": f"private-{split}-{index:04d}",
+                "prompt": _question(question),
+                "chosen": rng.choice(REFUSALS),
+                "rejected": told,
+                "topic": topic,
+                "cluster": f"{topic}-{index // len(PRIVATE) % len(questions[split])}",
+            }
+        )
+    return rows
+
+
 def _toxicity_rows(seed: int, n: int) -> list[dict[str, Any]]:
     rng = random.Random(f"toxicity {seed}")
     rows: list[dict[str, Any]] = []
@@ -492,6 +522,7 @@ def write(
     n_prose: int = 200,
     n_toxicity: int = 1200,
     n_general: int = 400,
+    n_private: int = 400,
 ) -> None:
     """Write the lab folder: training and validation records, test splits with their truth, and the list of insults."""
     directory = Path(directory)
@@ -540,6 +571,8 @@ def write(
         *(row["prompt"] for row in facts),
         *(row["text"] for row in texts),
     ]
+    dump("private_train.jsonl", _private_rows(seed, "train", n_private))
+    dump("private_test.jsonl", _private_rows(seed, "test", n_private))
     dump("general_train.jsonl", _general_rows(seed, n_general, asked))
     dump("toxicity_train.jsonl", _toxicity_rows(seed, n_toxicity))
     (directory / "toxic_words.txt").write_text("\n".join(TOXIC_WORDS) + "\n", encoding="utf-8")

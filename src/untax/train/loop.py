@@ -165,7 +165,7 @@ def train(
     out = Path(out)
     ours, theirs = _arguments(arguments or {}, lora=lora is not None)
     adapter = None if lora is None else _checked({**LORA, **lora}, _lora_names(), "LoRA argument")
-    method, wants = _objective(objective, objective_options or {}, out)
+    method, wants = _objective(objective, objective_options or {})
     identity = {
         "objective": objective,
         "options": dict(objective_options or {}),
@@ -184,13 +184,9 @@ def train(
     done = _claim(out, identity)
     if done is not None:
         return TrainResult(out / "model", _read_log(out), done["summary"], adapter is not None)
-    encoding = functools.partial(
-        encode,
-        tokenizer=tokenizer,
-        prompt=prompt,
-        max_length=_room(model, ours["max_length"]),
-        find_all=functools.partial(spans.find_all, finder=ours["finder"]) if wants.spans else None,
-    )
+    find_all = functools.partial(spans.find_all, finder=ours["finder"]) if wants.spans else None
+    room = _room(model, ours["max_length"])
+    encoding = functools.partial(encode, tokenizer=tokenizer, prompt=prompt, max_length=room, find_all=find_all)
     encoded, summary = encoding(records)
     _say(summary, objective, wants)
     pools = _pools(replay, len(records), encoding)
@@ -198,31 +194,17 @@ def train(
     hooks = [methods.find("gradients", one.name)(one.references, **one.options) for one in (gradients,) if one]
     held = {one.name: methods.find("penalties", one.name)(one.references, **one.options) for one in penalties}
     settings = _settings(out, theirs, seed)
+    data = _schedule(encoded, pools, settings, ours, seed)
     with _prepared(model, adapter, theirs, settings.device, seed) as policy:
         shape = decoder(policy)
         trained = _Trained(policy, _loss(method, wants, shape, objective_options or {}, reference_model, seed), shape)
-        batch_size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-        steps = settings.max_steps
-        length = len(encoded) + sum(pool.count for pool in pools)
-        total = steps * batch_size if steps > 0 else math.ceil(settings.num_train_epochs * length)
-        settings.max_steps = math.ceil(total / batch_size)
-        data = Schedule(
-            encoded, total=total, seed=seed, shuffle=ours["shuffle"], max_negatives=ours["max_negatives"], pools=pools
-        )
         for hook in hooks:
             hook.watch(policy)
         for penalty in held.values():
             penalty.prepare(policy)
         trainer = _Trainer(
-            trained,
-            settings,
-            data,
-            out=out,
-            hooks=hooks,
-            penalties=held,
-            callbacks=callbacks,
-            limit=theirs["save_total_limit"],
-        )
+            trained, settings, data, out=out, hooks=hooks, penalties=held, callbacks=callbacks, limit=theirs["save_total_limit"]
+        )  # fmt: skip
         start = trainer.run(label=f"{objective} seed {seed}", progress=progress)
         policy.eval()
         with models.no_loading_bar():
@@ -261,7 +243,7 @@ def check_objective(name: str, options: Mapping[str, Any]) -> None:
 
     Raises: RecipeError that names the option and what it may be.
     """
-    method, _ = _objective(name, options, Path("unused"))
+    method, _ = _objective(name, options)
     if isinstance(method, type):
         method(1, **options)  # one with parameters of its own looks at its options when it is made
 
@@ -277,6 +259,21 @@ def check_plugged(folder: str, plugged: Plugged) -> None:
         raise
     except UserError as error:
         raise RecipeError(f"{plugged.name}: {error}") from error
+
+
+def _schedule(
+    encoded: Sequence[Any], pools: Sequence[Pool], settings: TrainingArguments, ours: Mapping[str, Any], seed: int
+) -> Schedule:
+    """What training sees, in order; `settings.max_steps` becomes the number of steps that this takes."""
+    batch_size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    length = len(encoded) + sum(pool.count for pool in pools)
+    total = math.ceil(settings.num_train_epochs * length)
+    if settings.max_steps > 0:
+        total = settings.max_steps * batch_size
+    settings.max_steps = math.ceil(total / batch_size)
+    return Schedule(
+        encoded, total=total, seed=seed, shuffle=ours["shuffle"], max_negatives=ours["max_negatives"], pools=pools
+    )
 
 
 def _pools(
@@ -395,7 +392,7 @@ class _Wants:
     negatives: bool
 
 
-def _objective(name: str, options: Mapping[str, Any], out: Path) -> tuple[Callable[..., Any], _Wants]:
+def _objective(name: str, options: Mapping[str, Any]) -> tuple[Callable[..., Any], _Wants]:
     """The method and what it wants: `pool` "entity" wants spans, an argument `reference` a frozen model, `alpha` negatives."""
     method = methods.find("objectives", name)
     methods.check_options("objectives", name, options, where="objective")
@@ -540,7 +537,7 @@ class _Trainer(Trainer):
         *,
         out: Path,
         hooks: Sequence[TrainerCallback],
-        penalties: Mapping[str, Callable[..., torch.Tensor]],
+        penalties: Mapping[str, Any],
         callbacks: Sequence[TrainerCallback],
         limit: int,
     ) -> None:
@@ -597,7 +594,9 @@ class _Trainer(Trainer):
         self.sums.update(loss.logs)
         total = loss.value
         for name, penalty in self.penalties.items() if inputs["first"] else ():
-            added = penalty(model.policy, step=self.state.global_step)
+            added = penalty.penalty(model.policy, self.state.global_step)
+            if not torch.isfinite(added):
+                self._stop(self.state.global_step + 1, f"the penalty {name} is {added.item()}")
             self.sums.update({f"penalty_{name}": added.item()})
             total = total + added
         return total
