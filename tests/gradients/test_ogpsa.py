@@ -96,6 +96,25 @@ def test_5_references_leak_nothing_into_the_losses(plain, tmp_path):
     assert dropped[0] == dropped[1] != losses(plain)
 
 
+def test_5_the_leak_of_the_released_code_moves_the_next_step_by_the_reference_gradient_over_accumulation(tmp_path):
+    """SGD, rate 0.1, accumulation 2, strength 0 so that only the leak differs: the first step is longer by -0.1 * g_ref / 2."""
+    settings = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 1, "gradient_accumulation_steps": 2}
+    plain = train(tmp_path / "plain", **settings)
+    spy = Spy(REFERENCES)
+    held = OrthogonalProjection({"r": REFERENCES}, target="gradient", strength=0, leak=True)
+    leaked = train(tmp_path / "leak", [held, spy], **settings)
+    found = spy.steps[0][1][0]
+    for name, weight in weights(leaked).items():
+        shift = weight - weights(plain)[name]
+        assert torch.allclose(shift, -0.1 * found[name] / 2, atol=1e-7), name
+    later = {**settings, "max_steps": 3}
+    once = train(
+        tmp_path / "once", [OrthogonalProjection({"r": REFERENCES}, target="gradient", strength=0, leak=True)], **later
+    )
+    assert losses(once)[0] == losses(plain)[0]
+    assert logged(once, "reference_loss")  # refreshed once, at the first step: only that step leaked
+
+
 @pytest.mark.parametrize("optim", ["adamw_torch", "sgd"])
 def test_6_the_reference_loss_changes_in_the_second_order(optim, tmp_path):
     """One step at a rate and at half of it: four times the change with the projection, twice without."""
@@ -523,6 +542,7 @@ def test_trl_sft_and_dpo_trainers_take_it_as_it_is(tmp_path):
         ({"batch_size": 0}, "at least 1"),
         ({"energy": 0.0}, "a share"),
         ({"max_grad_norm": 1.0}, "target='gradient'"),
+        ({"leak": True}, "target='gradient'"),
     ],
 )
 def test_options_that_cannot_be(options, told):

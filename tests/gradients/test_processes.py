@@ -26,8 +26,16 @@ PROJECTED = [name for name, case in worker.CASES.items() if case.options is not 
 TOLERANCE = 1e-6
 
 
-def launch(out: Path, names: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WORKER)]
+def launch(out: Path, names: list[str], *, processes: int = 2) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+        str(WORKER),
+    ]
     return subprocess.Popen(
         [*command, str(out), *names],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
@@ -38,7 +46,7 @@ def launch(out: Path, names: list[str]) -> subprocess.Popen:
 
 
 def finish(started: subprocess.Popen, out: Path, timeout: float) -> None:
-    """Wait for both processes; whatever happens, none of them outlives this."""
+    """Wait for the processes; whatever happens, none of them outlives this."""
     try:
         code = started.wait(timeout)
     except subprocess.TimeoutExpired:
@@ -48,7 +56,7 @@ def finish(started: subprocess.Popen, out: Path, timeout: float) -> None:
             os.killpg(started.pid, signal.SIGKILL)
             started.wait()
     text = (out / "output.txt").read_text(encoding="utf-8", errors="replace")
-    assert code == 0, f"the two processes ended with {code}:\n{text[-4000:]}"
+    assert code == 0, f"the processes ended with {code}:\n{text[-4000:]}"
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +113,11 @@ def test_one_all_reduce_a_projection_and_nothing_else_between_processes(pair, na
     for rank in (0, 1):
         steps = notes(out, name, rank)["collectives"]
         assert len(steps) == (worker.STEPS // 2 if worker.CASES[name].resume else worker.STEPS)
+        count = (
+            2 if "max_grad_norm" in worker.CASES[name].options else 1
+        )  # clipping needs the norm of what was projected
         for seen in steps:
-            assert seen == {"c10d::allreduce_": 1}, steps
+            assert seen == {"c10d::allreduce_": count}, steps
 
 
 @pytest.mark.parametrize("name", PROJECTED)
@@ -126,6 +137,14 @@ def test_stored_gradients_stay_where_the_parameters_are(pair, name):
     case = worker.CASES[name]
     assert notes(out, name)["sharded"] == (case.sharded or case.way == "shards")
     assert not alone[name][1]["sharded"]
+
+
+@pytest.mark.parametrize("name", PROJECTED)
+def test_stored_gradients_are_as_long(pair, name):
+    """A projection does not see how long they are, so weights would not show a gradient that was counted twice."""
+    out, alone = pair
+    assert notes(out, name)["gram"] == pytest.approx(alone[name][1]["gram"], rel=1e-4)
+    assert notes(out, name, 1)["gram"] == notes(out, name)["gram"]
 
 
 @pytest.mark.parametrize("way", ["trainer", "shards", "sft"])
@@ -157,6 +176,16 @@ def test_the_meters_are_the_same_on_one_process_and_two(pair):
         for key in ("removed_energy", "conflict_rate", "reference_loss", "reference_loss/facts"):
             if key in mine:
                 assert mine[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-5), key
+
+
+def test_four_processes_as_two_copies_of_two_shards(pair, tmp_path):
+    """Hybrid sharding (HSDP), where a shard is held twice; the case that clips sees how long vectors are."""
+    _, alone = pair
+    names = ["shards-global-update-two", "shards-own-clip"]
+    finish(launch(tmp_path, names, processes=4), tmp_path, TIMEOUT)
+    for name in names:
+        assert difference(load_file(tmp_path / f"{name}-3.safetensors"), alone[name][0]) < TOLERANCE
+        assert notes(tmp_path, name)["gram"] == pytest.approx(alone[name][1]["gram"], rel=1e-4)
 
 
 def test_a_worker_that_hangs_is_stopped(tmp_path):

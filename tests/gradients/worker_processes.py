@@ -68,6 +68,7 @@ def _cases() -> dict[str, Case]:
         "trainer-plain-accumulation": Case("trainer", None, accumulation=4),
         "trainer-accumulation": Case("trainer", {}, accumulation=4),
         "trainer-clip": Case("trainer", {"target": "gradient"}, clip=0.05),
+        "trainer-own-clip": Case("trainer", {"target": "gradient", "max_grad_norm": 0.05}),
         "trainer-resume": Case("trainer", {}, resume=True),
         "trainer-sharded": Case("trainer", {}, sharded=True),
         "trainer-sharded-global": Case("trainer", {"granularity": "global"}, sharded=True),
@@ -76,6 +77,7 @@ def _cases() -> dict[str, Case]:
         "trainer-sharded-resume": Case("trainer", {}, sharded=True, resume=True),
         "sft-sharded": Case("sft", {}, sharded=True),
         "sft-sharded-lora": Case("sft", {}, sharded=True, lora=True),
+        "shards-own-clip": Case("shards", {"target": "gradient", "max_grad_norm": 0.05}),
         "shards-accumulation": Case("shards", {}, accumulation=2),
     }
 
@@ -197,6 +199,7 @@ def watched(callback: Any, notes: dict[str, Any]) -> Any:
             per_step[-1] = dict(Counter(per_step[-1]) + collectives.seen)
             notes["largest_host_copy"] = max(notes["largest_host_copy"], copies.largest)
             stored, values = self.holding.subspace.kept, self.holding.view.values()
+            notes["gram"] = float(self.holding.subspace.gram_GMM.diagonal(dim1=1, dim2=2).sum())
             places[:] = places or [t.data_ptr() for t in stored]
             notes["moved"] += sum(t.data_ptr() != place for t, place in zip(stored, places, strict=True))
             notes["elsewhere"] += sum(t.device != v.device for t, v in zip(stored, values, strict=True))
@@ -323,7 +326,9 @@ def by_shards(case: Case, folder: Path, callbacks: list[Any]) -> nn.Module:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh("cpu", (world(),))
+        # four processes: two copies of two shards
+        sizes, names = ((2, 2), ("dp_replicate", "dp_shard")) if world() == 4 else ((world(),), ("dp_shard",))
+        mesh = init_device_mesh("cpu", sizes, mesh_dim_names=names)
         for layer in net.model.layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(net, mesh=mesh)
