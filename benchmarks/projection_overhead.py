@@ -453,22 +453,19 @@ def memory(trained: int, directions: int, *, shards: int = SHARDS) -> dict[str, 
 def memory_table() -> str:
     """The table of docs/several-gpus.md, in Markdown."""
     lines = [
-        "| model | what trains | numbers that train | directions | stored gradients | snapshot | reference pass | weights, gradients, AdamW |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | what trains | numbers | stored gradients: 1 direction | 4 | 16 | snapshot | reference pass | training itself |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, shape in LARGE.items():
         for kind, trained in (("all weights", shape.full()), (f"LoRA, r = {RANK}", shape.lora(RANK))):
-            # bf16: the weights once, and of what trains a gradient and AdamW's two moments
-            training = (
-                (shape.full() + (trained if trained != shape.full() else 0) + 3 * trained) * BF16 / SHARDS / 2**30
+            # the weights once, and of what trains a gradient and AdamW's two moments
+            held = shape.full() + (3 * trained if trained == shape.full() else 4 * trained)
+            found = memory(trained, 1)
+            figures = [memory(trained, directions)["stored"] for directions in (1, 4, 16)]
+            figures += [found["snapshot"], found["pass"], held * BF16 / SHARDS / 2**30]
+            lines.append(
+                f"| {name} | {kind} | {trained / 1e6:,.0f} M | " + " | ".join(f"{x:.3g}" for x in figures) + " |"
             )
-            for directions in (1, 4, 16):
-                found = memory(trained, directions)
-                lines.append(
-                    f"| {name} | {kind} | {trained / 1e6:,.0f} M | {directions} | "
-                    + " | ".join(f"{value:.3g}" for value in (*found.values(), training))
-                    + " |"
-                )
     return "\n".join(lines)
 
 

@@ -55,8 +55,8 @@ LIBRARIES = (
 )
 
 
-#: systems whose examples stand on the page; more would make it too heavy to open
-MOST_WITH_EXAMPLES = 12
+#: systems whose curves and examples stand on the page; more would make it too heavy to open
+MOST_SHOWN = 12
 
 #: a step of fewer seconds did no work: it found what an earlier try had finished
 FOUND_AGAIN = 1.0
@@ -157,9 +157,9 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     journal.step("data: read, augment, check")
     references = making.ReferenceRows(recipe, out, directory, base_path, progress)
     prepared = making.Records(recipe, out, base_path, journal.say, progress, references)
-    shown = {system.name: prepared.of(system.data) for system in all_systems}
+    records = {system.name: prepared.of(system.data) for system in all_systems}
 
-    seen = {s.name: making.trained_on(s, shown[s.name], references, suite, building) for s in all_systems}
+    seen = {s.name: making.trained_on(s, records[s.name], references, suite, building) for s in all_systems}
 
     journal.step("base: load and measure")
     base, tokenizer = making.load(recipe, base_path)
@@ -169,7 +169,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     )  # fmt: skip
     tables.write(base_scores, out / "scores" / "base")
     journal.step("references: read and tokenise")
-    maker = making.Making(recipe, all_systems, shown, references, out, base_path, progress)
+    maker = making.Making(recipe, all_systems, records, references, out, base_path, progress)
     maker.check(tokenizer)
     if all(system.train.lora is not None and not system.edits for system in all_systems):
         base = None  # an adapter that is switched off is the base: one load serves both
@@ -186,22 +186,31 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
         margins=recipe.measure.margins,
         controls=not swept,
     )
+    shown = _shown(all_systems)
     path = page.write(
         made,
         out,
         title=recipe.report.title or recipe.about or recipe.name,
-        curves=curves,
+        curves={f"{name}-seed{seed}": curves[f"{name}-seed{seed}"] for name in shown for seed in recipe.seeds},
         # the lab's posts are clean by construction; elsewhere prompts of safety metrics are blurred too
         examples=[
             example
-            for seeds in list(measured.values())[:MOST_WITH_EXAMPLES]
-            for example in examples.collect(base_scores, seeds, prompts_are_safe=recipe.data.dir == "lab")
+            for name in shown
+            for example in examples.collect(base_scores, measured[name], prompts_are_safe=recipe.data.dir == "lab")
         ],
         environment=environment(command),
         command=command,
     )
     outcome = outcome_of(out, path, made)
     return _with_front(outcome, recipe) if swept else outcome
+
+
+def _shown(all_systems: Sequence[System]) -> list[str]:
+    """The systems that the page shows in detail: all of a few, of a sweep the first of each family."""
+    if len(all_systems) <= MOST_SHOWN:
+        return [system.name for system in all_systems]
+    first = {system.family: system.name for system in reversed(all_systems)}
+    return [system.name for system in all_systems if system.name in first.values()][:MOST_SHOWN]
 
 
 def _measured(

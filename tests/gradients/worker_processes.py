@@ -30,6 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 
+#: cpu, or cuda for the tests that need one
+DEVICE = os.environ.get("UNTAX_TEST_DEVICE", "cpu")
 #: optimiser steps of a case, and rows of a step over all processes
 STEPS, ROWS = 4, 8
 
@@ -221,7 +223,7 @@ def world() -> int:
 def arguments(case: Case, folder: Path) -> dict[str, Any]:
     return {
         "output_dir": str(folder),
-        "use_cpu": True,
+        "use_cpu": DEVICE == "cpu",
         "bf16": False,
         "seed": 5,
         "max_steps": STEPS,
@@ -239,7 +241,7 @@ def arguments(case: Case, folder: Path) -> dict[str, Any]:
         "disable_tqdm": True,
         "gradient_checkpointing": False,
         "dataloader_pin_memory": False,
-        "ddp_backend": "gloo" if world() > 1 else None,
+        "ddp_backend": "gloo" if world() > 1 and DEVICE == "cpu" else None,
     }
 
 
@@ -287,7 +289,7 @@ def shard(trainer: Any) -> Any:
     """Tell accelerate that what it found may be sharded: it asks for an accelerator first, and then shards on a CPU just as well."""
     from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
 
-    if world() > 1:
+    if world() > 1 and DEVICE == "cpu":
         state = trainer.accelerator.state
         state.fsdp_plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2,
@@ -311,7 +313,7 @@ def as_found() -> Iterator[None]:
     try:
         yield
     finally:
-        if world() > 1 and AcceleratorState._shared_state:
+        if world() > 1 and DEVICE == "cpu" and AcceleratorState._shared_state:
             PartialState().distributed_type = DistributedType.MULTI_CPU
             AcceleratorState().fsdp_plugin = None
 
@@ -321,14 +323,14 @@ def by_shards(case: Case, folder: Path, callbacks: list[Any]) -> nn.Module:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     given = arguments(case, folder)
-    net = model(case).train()
+    net = model(case).train().to(DEVICE)
     if world() > 1:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         # four processes: two copies of two shards
         sizes, names = ((2, 2), ("dp_replicate", "dp_shard")) if world() == 4 else ((world(),), ("dp_shard",))
-        mesh = init_device_mesh("cpu", sizes, mesh_dim_names=names)
+        mesh = init_device_mesh(DEVICE, sizes, mesh_dim_names=names)
         for layer in net.model.layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(net, mesh=mesh)
@@ -352,7 +354,7 @@ def by_shards(case: Case, folder: Path, callbacks: list[Any]) -> nn.Module:
         tell("on_step_begin")
         for micro in range(case.accumulation):
             first = (micro * world() + rank) * part
-            made = collate(batch[first : first + part])
+            made = {key: value.to(DEVICE) for key, value in collate(batch[first : first + part]).items()}
             wanted = made.pop("labels")[:, 1:].flatten()
             logits = net(**made).logits
             loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), wanted, reduction="sum")
@@ -377,7 +379,7 @@ def weights(net: nn.Module) -> dict[str, Tensor]:
     from torch.distributed.tensor import DTensor
 
     return {
-        name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone().contiguous()
+        name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().cpu().clone().contiguous()
         for name, p in net.named_parameters()
         if p.requires_grad
     }
@@ -404,9 +406,11 @@ def run(name: str, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def main(out: Path, names: Sequence[str]) -> None:
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(DEVICE == "cpu")
+    if DEVICE == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" in os.environ:
-        dist.init_process_group("gloo")
+        dist.init_process_group("nccl" if DEVICE == "cuda" else "gloo")
     rank = dist.get_rank() if dist.is_initialized() else 0
     for name in names:
         tensors, notes = run(name, out)

@@ -19,7 +19,19 @@ MAX_PANELS = 12
 MARGINS = 5.0  # how many margins the small pictures show on either side of zero
 OUTLIERS = 24  # with more ends of intervals than this, single far ones no longer set the axis
 NOT_CURVES = {"step", "epoch", "num_tokens", "total_flos"}
-FIRST = ("loss", "ce", "contrastive", "eval_loss", "grad_norm", "learning_rate")
+FIRST = (
+    *(
+        "loss",
+        "ce",
+        "contrastive",
+        "eval_loss",
+        "reference_loss",
+        "reference_loss_rise",
+        "removed_energy",
+        "conflict_rate",
+    ),
+    *("grad_norm", "learning_rate"),
+)
 
 
 @dataclass(frozen=True)
