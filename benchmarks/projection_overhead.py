@@ -1,6 +1,6 @@
 """What a projection costs: plain TRL fine-tuning beside the projected one, step by step in turns, with the same batches.
 
-    python benchmarks/projection_overhead.py [--quick] [--threads 2] [--plot docs/projection-scaling.svg]
+    python benchmarks/projection_overhead.py [--quick] [--threads 1] [--plot docs/projection-scaling.svg]
     python benchmarks/projection_overhead.py --memory
 
 Two SFTTrainers train copies of one Llama; after each step the one waits while the other takes the same step, so that whatever else
@@ -515,7 +515,7 @@ def main() -> None:
         "--quick", action="store_true", help="a smaller model and fewer steps: under 5 minutes on 2 cores"
     )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU; more only where nothing else runs")
     parser.add_argument("--hidden", type=int)
     parser.add_argument("--layers", type=int)
     parser.add_argument("--batch", type=int, default=8, help="rows a step")

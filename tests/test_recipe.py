@@ -230,6 +230,7 @@ def test_a_sweep_makes_a_family_with_one_member_for_every_combination():
         ("[0.1, 1]", "0.1", "give a list of values, not 0.1"),
         ("[0.1, 1]", "[]", "give a list of values"),
         ("[0.1, 1]", "[0.1, 0.1]", "names one value twice"),
+        ("[1.0e-4, 1.0e-3]", "[1.0e-3, 1.0000001e-3]", "two systems are called 'sft@0.001'"),
         ("[0.1, 1]", "[much]", "option 'weight' of 'l2_sp' is 'much'"),
         ("train.penalties.0", "train.penalties.1", "there is no section '1'"),
         ("train.penalties.0", "trian.penalties.0", "a key begins with 'train.', 'data.' or 'edits.'"),

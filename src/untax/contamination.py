@@ -20,7 +20,7 @@ from typing import Any
 
 from untax.types import Item, UserError
 
-__all__ = ["Overlap", "check", "overlaps", "read_texts", "words"]
+__all__ = ["Overlap", "check", "overlaps", "read_texts", "strings", "words"]
 
 LONG_RUN, SHORT_RUN = 13, 8
 LONG_ITEM = 26  # from so many words on, runs are long
@@ -176,22 +176,22 @@ def _texts(path: Path) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            yield " \n ".join(_strings(json.loads(line)))
+            yield " \n ".join(strings(json.loads(line)))
         except (ValueError, RecursionError) as error:
             where = f", line {number}" if kind == ".jsonl" else ""
             raise UserError(f"training data: {path}{where} is not JSON: {error}.") from error
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
     """Every text inside a JSON value, in order."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from _strings(inner)
+            yield from strings(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _strings(inner)
+            yield from strings(inner)
 
 
 def _parquet(path: Path) -> Iterator[str]:
@@ -201,6 +201,6 @@ def _parquet(path: Path) -> Iterator[str]:
     try:
         for batch in parquet.ParquetFile(path).iter_batches():
             for row in batch.to_pylist():
-                yield " \n ".join(_strings(row))
+                yield " \n ".join(strings(row))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"training data: {path} cannot be read as Parquet ({error}).") from error

@@ -25,13 +25,10 @@ __all__ = [
     "building_scorer",
     "data_dir",
     "kept_scorer",
+    "lineage",
     "load",
     "trained_on",
 ]
-
-#: columns of a row, in the order in which they are looked for (as `references.read` does)
-PROMPTS = ("prompt", "question", "source")
-TARGETS = ("completion", "chosen", "answer", "reference")
 
 LAB_BASE = Path(__file__).parent / "lab" / "base"
 
@@ -176,18 +173,30 @@ class Shown:
     mixed: list[tuple[MixSection, list[ContrastiveRecord]]]
 
 
-def trained_on(system: System, shown: Shown, references: ReferenceRows, suite: Any, building: Any) -> dict[str, Any]:
-    """What the receipt's guards must know of a system's data: which test items stand in them, and which scorer chose them."""
-    every = [*shown.records, *(record for _, part in shown.mixed for record in part)]
+def lineage(system: System, every: Sequence[System]) -> list[System]:
+    """A system behind those whose models its training began with, the first one first."""
+    before = [other for other in every if other.name == system.train.start]
+    return [*(one for other in before for one in lineage(other, every)), system]
+
+
+def trained_on(
+    systems: Sequence[System], shown: Mapping[str, Shown], references: ReferenceRows, suite: Any, building: Any
+) -> dict[str, Any]:
+    """What the receipt's guards must know of the data of a system and of those before it: which test items stand in them, and which scorer chose them."""
+    parts = [shown[system.name] for system in systems]
+    every = [r for part in parts for r in (*part.records, *(one for _, mixed in part.mixed for one in mixed))]
     texts = [text for r in every for text in (r.source, *(c.text for c in (*r.positives, *r.negatives)))]
-    named = references.names(system)
+    named = list(dict.fromkeys(name for system in systems for name in references.names(system)))
     texts += [text for name in named for text in references.texts(name)]
     found = contamination.overlaps({line.spec.name: line.items for line in suite.lines}, texts)
     lines = {k: {"n": one.n, "of": one.of, "touched": one.touched, "first": one.first} for k, one in found.items()}
-    files_read = [system.data.train, *(part.name for part in system.data.mix), *named]
-    built_by = [] if building is None or system.data.augment is None else [building.identity]
-    files_read = list(dict.fromkeys(files_read))
-    return {"contamination": {"files": files_read, "lines": lines}, "built_by": built_by}
+    files_read = [name for s in systems for name in (s.data.train, *(part.name for part in s.data.mix))]
+    augmented = any(system.data.augment is not None for system in systems)
+    built_by = [building.identity] if building is not None and augmented else []
+    return {
+        "contamination": {"files": list(dict.fromkeys([*files_read, *named])), "lines": lines},
+        "built_by": built_by,
+    }
 
 
 class ReferenceRows:
@@ -201,7 +210,11 @@ class ReferenceRows:
     def names(self, system: System) -> list[str]:
         """The sets that a system's methods look at."""
         every = list(self.recipe.references)
-        return list(dict.fromkeys(name for _, plug in system.plugs for name in (plug.references or every)))
+        return list(
+            dict.fromkeys(
+                name for _, plug in system.plugs for name in (every if plug.references is None else plug.references)
+            )
+        )
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of a set as they were written."""
@@ -251,7 +264,7 @@ class ReferenceRows:
 
     def texts(self, name: str) -> list[str]:
         """Everything in the rows that a method sees, for the search for test items."""
-        return [value for row in self.rows(name) for value in row.values() if isinstance(value, str)]
+        return [text for row in self.rows(name) for text in contamination.strings(row)]
 
     def tokenised(self, names: Sequence[str], tokenizer: Any, max_length: int | None) -> dict[str, Any]:
         """The named sets as ids."""
@@ -264,6 +277,8 @@ class ReferenceRows:
 
         Raises: UserError for a row that is no text behind a prompt.
         """
+        from untax.references import PROMPTS, TARGETS
+
         made = []
         for number, row in enumerate(self.rows(name)):
             if row.get("ended") is False:
@@ -275,6 +290,8 @@ class ReferenceRows:
                     f"references '{name}', row {number}: it has {', '.join(row)}; to be replayed it needs texts: 'prompt' with "
                     "'completion', or 'text'."
                 )
+            if not text.strip():
+                continue
             made.append(
                 ContrastiveRecord(
                     f"{name}-{number}", prompt, (Candidate(text.strip(), "replay"),), extra={"prompt": prompt}
@@ -337,7 +354,7 @@ class Making:
             base=base,
             tuned_dir=trained.model_dir,
             out=self.out / "models" / f"{system.name}-seed{seed}" / "edited",
-            references=self._references(system, system.edits, tokenizer),
+            references=self._references(system, system.edits, tokenizer, base),
             dtype=self.recipe.model.dtype,
             device=self.recipe.model.device,
             trust_remote_code=self.recipe.model.trust_remote_code,
@@ -351,9 +368,9 @@ class Making:
         train, shown = system.train, self.shown[system.name]
 
         def plugged(plug: Plug) -> loop.Plugged:
-            return loop.Plugged(plug.name, plug.options, self._references(system, [plug], tokenizer))
+            return loop.Plugged(plug.name, plug.options, self._references(system, [plug], tokenizer, model))
 
-        return loop.train(
+        trained = loop.train(
             model,
             tokenizer,
             shown.records,
@@ -369,6 +386,8 @@ class Making:
             replay=[loop.Replay(part.name, records, part.share) for part, records in shown.mixed],
             progress=self.progress,
         )
+        # what such an adapter lies on stands nowhere: loaded again it would lie on the base
+        return trained if train.start is None or not trained.adapter else _merged(model, tokenizer, trained)
 
     def _start(self, system: System, seed: int) -> tuple[Any, Any]:
         """The model that training begins with: the base, or what another system has become with the same seed."""
@@ -383,20 +402,38 @@ class Making:
         )  # fmt: skip
         return (model.merge_and_unload() if begun.adapter else model), tokenizer
 
-    def _references(self, system: System, plugs: Sequence[Plug], tokenizer: Any) -> dict[str, Any]:
+    def _references(self, system: System, plugs: Sequence[Plug], tokenizer: Any, model: Any) -> dict[str, Any]:
+        from untax import models
+
         every = list(self.recipe.references)
         names = dict.fromkeys(
             name for plug in plugs for name in (every if plug.references is None else plug.references)
         )
-        return self.references.tokenised(list(names), tokenizer, self._room(system))
+        room = self._room(system)
+        return self.references.tokenised(list(names), tokenizer, models.context_length(model) if room is None else room)
 
     def _room(self, system: System) -> int | None:
         length = system.train.arguments.get("max_length")
         return int(length) if length is not None else None
 
 
+def _merged(model: Any, tokenizer: Any, trained: Any) -> Any:
+    """The model that training began with and the adapter that it gave, as one whole model beside the adapter."""
+    from peft import PeftModel
+
+    from untax import models
+
+    folder = trained.model_dir.with_name("merged")
+    if not folder.is_dir():
+        with models.no_loading_bar():
+            models.save(PeftModel.from_pretrained(model, trained.model_dir).merge_and_unload(), tokenizer, folder)
+    return replace(trained, model_dir=folder, adapter=False)
+
+
 def _as_mappings(edits: Sequence[Plug]) -> list[dict[str, Any]]:
-    return [{"name": edit.name, **edit.options} for edit in edits]
+    """Edits as `edits.run` takes them; one that names references gets those alone."""
+    named = [{} if edit.references is None else {"references": edit.references} for edit in edits]
+    return [{"name": edit.name, **edit.options, **sets} for edit, sets in zip(edits, named, strict=True)]
 
 
 def _digest(text: str) -> str:

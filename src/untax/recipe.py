@@ -365,6 +365,8 @@ def _add(found: list[System], system: System, recipe: Recipe, where: str) -> Non
         raise RecipeError(
             f"{where}: it is trained exactly like '{twin}': one system counted twice. Change or remove it."
         )
+    if system.name in [other.name for other in found]:
+        raise RecipeError(f"{where}: two systems are called '{system.name}'. A name shows six digits of a swept number.")
     start = system.train.start
     if start is not None and start not in [other.name for other in found]:
         before = [other.name for other in found]

@@ -159,7 +159,10 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     prepared = making.Records(recipe, out, base_path, journal.say, progress, references)
     records = {system.name: prepared.of(system.data) for system in all_systems}
 
-    seen = {s.name: making.trained_on(s, records[s.name], references, suite, building) for s in all_systems}
+    seen = {
+        s.name: making.trained_on(making.lineage(s, all_systems), records, references, suite, building)
+        for s in all_systems
+    }
 
     journal.step("base: load and measure")
     base, tokenizer = making.load(recipe, base_path)
@@ -171,7 +174,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     journal.step("references: read and tokenise")
     maker = making.Making(recipe, all_systems, records, references, out, base_path, progress)
     maker.check(tokenizer)
-    if all(system.train.lora is not None and not system.edits for system in all_systems):
+    if all(s.train.lora is not None and s.train.start is None and not s.edits for s in all_systems):
         base = None  # an adapter that is switched off is the base: one load serves both
 
     measured, curves = _measured(recipe, all_systems, maker, suite, (base, tokenizer), seen, journal, out, progress)
@@ -293,7 +296,9 @@ def _claim(recipe: Recipe, out: Path) -> None:
     if marker.is_file():
         if marker.read_bytes() == resolved.encode():
             return
-        if any(any(out.glob(made)) for made in ("data/augmented*.jsonl", "models/*", "scores/*")):
+        if any(
+            any(out.glob(made)) for made in ("data/augmented*.jsonl", "data/self_replay*.jsonl", "models/*", "scores/*")
+        ):
             raise RecipeError(
                 f"{out} holds the run of another recipe (or of this one before it was changed). "
                 "Give another folder with --out, or remove that one."
@@ -333,12 +338,13 @@ def _check_training(all_systems: Sequence[System]) -> None:
     """Refuse what training would refuse, before the data are made."""
     from untax.train import loop
 
-    for number, system in enumerate(all_systems):
+    for system in all_systems:
         try:
             loop.check_objective(system.train.objective.name, system.train.objective.options)
             loop.check_arguments(system.train.arguments, system.train.lora)
         except RecipeError as error:
-            raise RecipeError(f"{f'controls.{system.name}' if number else 'train'}: {error}") from error
+            main = system.family == all_systems[0].family
+            raise RecipeError(f"{'train' if main else f'controls.{system.family}'}: {error}") from error
 
 
 def _check_margins(margins: Mapping[str, float], known: Sequence[str]) -> None:
