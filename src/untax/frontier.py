@@ -39,6 +39,7 @@ __all__ = [
     "Reading",
     "Versus",
     "build",
+    "check",
     "compare",
     "times",
     "title_of",
@@ -254,6 +255,24 @@ def compare(
     )  # fmt: skip
 
 
+def check(
+    specs: Sequence[MetricSpec],
+    families: Sequence[str],
+    *,
+    safety: str | None = None,
+    ability: Sequence[str] = (),
+    at: Sequence[str] = (),
+    reference: str | None = None,
+) -> None:
+    """Refuse what `build` would refuse, before anything is measured: `specs` are the suite's lines.
+
+    Raises: RecipeError for a line, a family or a level that cannot be used; UserError for a suite without one of the two sides.
+    """
+    gain = _specs(specs, safety, ability)[0]
+    _levels(at, _unit(gain))
+    _known_family(reference, families)
+
+
 # --------------------------------------------------------------------------- building
 
 
@@ -319,7 +338,7 @@ def build(
     if resamples < 100:
         raise RecipeError(f"--resamples {resamples}: fewer than 100 give no interval.")
     placed, notes, left = _placed(systems, left_out)
-    specs = _specs(base, safety, ability)
+    specs = _specs(base.specs, safety, ability)
     lines = _lines(base, placed, specs)
     chosen = _reference(lines, reference)
     sample, gain_lines = _sample(lines, resamples, seed)
@@ -328,7 +347,7 @@ def build(
     points = _points(lines, axes, sample, gain_lines, resamples, seed)
     families = _families(lines)
     gains = {part: _gains(sample.only(part), gain_lines) for part in PARTS}
-    levels, costs = _costs(lines, axes, sample, gain_lines, gains, families, chosen, _levels(at, axes[0]))
+    levels, costs = _costs(lines, axes, sample, gain_lines, gains, families, chosen, _levels(at, axes[0].unit))
     notes += [f"{name} is left out: {why}" for name, why in lines.dropped] + _remarks(points, axes, families, lines)
     made = Comparison(
         runs=tuple(runs), base=base.system, seeds=tuple(s.seed for s in lines.systems[0].seeds), safety=axes[0], abilities=axes[1:],
@@ -377,12 +396,12 @@ def _placed(
     return made, notes, tuple(left_out)
 
 
-def _specs(base: Scores, safety: str | None, ability: Sequence[str]) -> list[MetricSpec]:
+def _specs(every: Sequence[MetricSpec], safety: str | None, ability: Sequence[str]) -> list[MetricSpec]:
     """The safety line and the ability lines that were asked for, or the first safety line and all abilities."""
-    named = {spec.name: spec for spec in base.specs}
+    named = {spec.name: spec for spec in every}
 
     def find(name: str, side: str, flag: str) -> MetricSpec:
-        mine = [spec.name for spec in base.specs if spec.side == side]
+        mine = [spec.name for spec in every if spec.side == side]
         there = f"On the side of {side} there are: {', '.join(mine) or 'none'}."
         if name not in named:
             raise RecipeError(f"{flag} {name}: there is no such line.{methods.did_you_mean(name, named)} {there}")
@@ -391,7 +410,7 @@ def _specs(base: Scores, safety: str | None, ability: Sequence[str]) -> list[Met
         return named[name]
 
     def first(side: str, flag: str) -> list[MetricSpec]:
-        found = [spec for spec in base.specs if spec.side == side]
+        found = [spec for spec in every if spec.side == side]
         if not found:
             raise UserError(
                 f"the suite has no line on the side of {side}, so there is no front. Measure one ({flag} names it)."
@@ -494,11 +513,7 @@ def _told(guard: Guard) -> str:
 
 
 def _reference(lines: _Lines, wanted: str | None) -> str:
-    names = list(dict.fromkeys(system.family for system in lines.systems))
-    if wanted is not None and wanted not in names:
-        raise RecipeError(
-            f"--reference {wanted}: there is no such family.{methods.did_you_mean(wanted, names)} There are: {', '.join(names)}."
-        )
+    _known_family(wanted, list(dict.fromkeys(system.family for system in lines.systems)))
     usable = dict.fromkeys(lines.systems[place].family for place in lines.usable)
     chosen = wanted or next(iter(usable))
     if chosen not in usable:
@@ -507,6 +522,13 @@ def _reference(lines: _Lines, wanted: str | None) -> str:
             f"all systems of the reference family {chosen} are withheld: {why}. Name another with --reference."
         )
     return chosen
+
+
+def _known_family(wanted: str | None, names: Sequence[str]) -> None:
+    if wanted is not None and wanted not in names:
+        raise RecipeError(
+            f"--reference {wanted}: there is no such family.{methods.did_you_mean(wanted, names)} There are: {', '.join(names)}."
+        )
 
 
 # --------------------------------------------------------------------------- numbers
@@ -558,7 +580,7 @@ def _axes(lines: _Lines) -> tuple[Axis, ...]:
         made.append(
             Axis(
                 name=spec.name, lines=(spec.name,), side="ability" if line else "safety", better=spec.better,
-                unit="points" if points else spec.unit.split(",")[0].strip(), decimals=decimals, n=(int(lines.kept[line].sum()),),
+                unit=_unit(spec), decimals=decimals, n=(int(lines.kept[line].sum()),),
                 items=(len(lines.kept[line]),),
             )
         )  # fmt: skip
@@ -573,6 +595,10 @@ def _axes(lines: _Lines) -> tuple[Axis, ...]:
         decimals=max(axis.decimals for axis in alike), n=tuple(axis.n[0] for axis in alike), items=tuple(axis.items[0] for axis in alike),
     )  # fmt: skip
     return (made[0], summary, *made[1:])
+
+
+def _unit(spec: MetricSpec) -> str:
+    return "points" if in_points(spec.unit, binary=spec.binary) else spec.unit.split(",")[0].strip()
 
 
 def _of(axis: Axis, lines: _Lines, offset: int = 0) -> list[int]:
@@ -665,7 +691,7 @@ def _families(lines: _Lines) -> tuple[Family, ...]:
 # --------------------------------------------------------------------------- equal safety
 
 
-def _levels(at: Sequence[str], safety: Axis) -> list[Level]:
+def _levels(at: Sequence[str], unit: str) -> list[Level]:
     """What --at says; the gains of shares are found later, in every resample."""
     if not at:
         return [Level(f"{100 * share:g} %", share, math.nan) for share in SHARES]
@@ -677,14 +703,14 @@ def _levels(at: Sequence[str], safety: Axis) -> list[Level]:
             value = float(bare.rstrip("% "))
         except ValueError as error:
             raise RecipeError(
-                f"--at {text}: write a share of the reference's largest gain, like 80%, or a gain in {safety.unit}, like 30."
+                f"--at {text}: write a share of the reference's largest gain, like 80%, or a gain in {unit}, like 30."
             ) from error
         if not 0 < value < math.inf or (share and value > 100):
             raise RecipeError(f"--at {text}: a level lies above 0{' and not above 100%' if share else ''}.")
         if share:
             level = Level(f"{value:g} %", value / 100, math.nan)
         else:
-            level = Level(f"{value:g} {safety.unit}".strip(), None, value / safety.factor)
+            level = Level(f"{value:g} {unit}".strip(), None, value / (100 if unit == "points" else 1))
         made.setdefault(level.name, level)
     return list(made.values())
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from untax import contamination, files
+from untax import contamination, files, methods
 from untax.recipe import DataSection, MixSection, Plug, Recipe, ReferenceSection, System
 from untax.types import Candidate, ContrastiveRecord, RecipeError, UserError
 
@@ -237,8 +237,8 @@ class ReferenceRows:
                     raise UserError(
                         f"{path}:{row.line}: there is no column '{theirs}' (for '{ours}'); the row has: {', '.join(fields)}."
                     )
-                fields[ours] = fields.pop(theirs)
-            rows.append(fields)
+            named = {ours: fields[theirs] for ours, theirs in section.columns.items()}
+            rows.append({name: value for name, value in fields.items() if name not in section.columns.values()} | named)
             if len(rows) == section.limit:
                 break
         return rows
@@ -251,7 +251,8 @@ class ReferenceRows:
 
         asked = section.self_replay
         assert asked is not None
-        kept = self.out / "data" / f"self_replay-{name}.jsonl"
+        settings = asked.model_dump_json() + self.recipe.model.model_dump_json()
+        kept = self.out / "data" / f"self_replay-{name}-{_digest(settings)}.jsonl"
         if not kept.is_file():
             model, tokenizer = load(self.recipe, self.base_path)
             scorer = scorers.load(asked.scorer, base_dir=self.directory) if asked.scorer else None
@@ -260,7 +261,12 @@ class ReferenceRows:
                 temperature=asked.temperature, keep=None if scorer is None else self_replay.not_toxic(scorer),
             )  # fmt: skip
             self_replay.write(kept, rows)
-        return [dict(row.fields) for row in reading.read_rows(kept)][: section.limit]
+        found = list(reading.read_rows(kept))
+        if len(found) != asked.count or any(row.problem for row in found):
+            raise UserError(
+                f"{kept} is damaged: it should hold {asked.count} rows. Remove it, and the base writes them again."
+            )
+        return [dict(row.fields) for row in found][: section.limit]
 
     def texts(self, name: str) -> list[str]:
         """Everything in the rows that a method sees, for the search for test items."""
@@ -297,6 +303,8 @@ class ReferenceRows:
                     f"{name}-{number}", prompt, (Candidate(text.strip(), "replay"),), extra={"prompt": prompt}
                 )
             )
+        if not made:
+            raise UserError(f"references '{name}': no row is left to replay: they are empty, or say 'ended: false'.")
         return made
 
 
@@ -316,13 +324,15 @@ class Making:
         self.recipe, self.systems, self.shown = recipe, {s.name: s for s in all_systems}, shown
         self.references, self.out, self.base_path, self.progress = references, out, base_path, progress
 
-    def check(self, tokenizer: Any) -> None:
-        """Read all references and refuse options that cannot be used, before the first training.
+    def check(self, tokenizer: Any, base: Any) -> None:
+        """Read all references and refuse options that cannot be used with them and the base, before the first training.
 
         Raises: RecipeError or UserError that names the system and its place in the recipe.
         """
         from untax.edits import run as editing
         from untax.train import loop
+
+        layers = [name for name, _ in base.named_parameters()]
 
         for system in self.systems.values():
             every = list(self.recipe.references)
@@ -331,14 +341,20 @@ class Making:
                     rows = self.references.tokenised(
                         every if plug.references is None else plug.references, tokenizer, self._room(system)
                     )
-                    if where.startswith("edits"):
-                        continue
-                    folder = "gradients" if where == "train.gradients" else "penalties"
-                    loop.check_plugged(folder, loop.Plugged(plug.name, plug.options, rows))
+                    folder = where.removeprefix("train.").partition("[")[0]
+                    if not rows and _wants_rows(folder, plug.name):
+                        raise RecipeError(
+                            f"'{plug.name}' needs reference rows, and gets none. The recipe's sets of references: {', '.join(every) or 'none'}."
+                        )
+                    if folder != "edits":
+                        loop.check_plugged(folder, loop.Plugged(plug.name, plug.options, rows))
                 except RecipeError as error:
                     raise RecipeError(f"{system.name}: {where}: {error}") from error
             if system.edits:
-                editing.check(_as_mappings(system.edits))
+                try:
+                    editing.check(_as_mappings(system.edits), names=layers)
+                except RecipeError as error:
+                    raise RecipeError(f"{system.name}: {error}") from error
 
     def make(self, system: System, seed: int) -> Any:
         """The trained (and edited) model: a TrainResult."""
@@ -428,6 +444,13 @@ def _merged(model: Any, tokenizer: Any, trained: Any) -> Any:
         with models.no_loading_bar():
             models.save(PeftModel.from_pretrained(model, trained.model_dir).merge_and_unload(), tokenizer, folder)
     return replace(trained, model_dir=folder, adapter=False)
+
+
+def _wants_rows(folder: str, name: str) -> bool:
+    """Whether a method cannot do without reference rows; a penalty says so itself when it is made."""
+    if folder == "edits":
+        return any(option.name == "references" for option in methods.get(folder, name).options)
+    return folder == "gradients"
 
 
 def _as_mappings(edits: Sequence[Plug]) -> list[dict[str, Any]]:

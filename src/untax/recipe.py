@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -106,7 +107,7 @@ class SelfReplaySection(_Section):
     count: int = Field(default=200, gt=0)
     max_new_tokens: int = Field(default=64, gt=0)
     temperature: float = Field(default=1.0, gt=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     scorer: str | None = None  # leaves out what it finds toxic: the base's bad habits would be kept
 
 
@@ -280,6 +281,14 @@ class Recipe(_Section):
     def _bare_names(cls, value: Any) -> Any:
         return _named(value)
 
+    @field_validator("references")
+    @classmethod
+    def _plain_names(cls, references: dict[str, ReferenceSection]) -> dict[str, ReferenceSection]:
+        for name in references:  # a file of the run folder is called after it
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+                raise ValueError(f"'{name}' cannot name a set of references: letters, digits, '.', '-' and '_' only")
+        return references
+
     @field_validator("seeds")
     @classmethod
     def _different(cls, seeds: list[int]) -> list[int]:
@@ -366,7 +375,9 @@ def _add(found: list[System], system: System, recipe: Recipe, where: str) -> Non
             f"{where}: it is trained exactly like '{twin}': one system counted twice. Change or remove it."
         )
     if system.name in [other.name for other in found]:
-        raise RecipeError(f"{where}: two systems are called '{system.name}'. A name shows six digits of a swept number.")
+        raise RecipeError(
+            f"{where}: two systems are called '{system.name}'. A name shows six digits of a swept number."
+        )
     start = system.train.start
     if start is not None and start not in [other.name for other in found]:
         before = [other.name for other in found]
@@ -544,6 +555,8 @@ def _mend_floats(value: Any, place: str, notes: list[str]) -> Any:
             f"{place}: YAML reads {value} as text; taken as the number {float(value)} (write {float(value):.1e} to be plain)"
         )
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{place} is {value}; a number of a recipe is finite.")
     return value
 
 
@@ -584,10 +597,10 @@ def _sentence(kind: type[BaseModel], error: Mapping[str, Any], where: str) -> st
 def _keys_at(kind: type[BaseModel], location: Sequence[str]) -> list[str]:
     for part in location:
         field = kind.model_fields.get(part)
-        inner = None
-        if field is not None:
-            candidates = [field.annotation, *get_args(field.annotation)]
-            inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if field is None:  # a place in a list, or a name that the user gave
+            continue
+        candidates = [field.annotation, *get_args(field.annotation)]
+        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
         if inner is None:
             return list(kind.model_fields)
         kind = inner

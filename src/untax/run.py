@@ -164,23 +164,23 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
         for s in all_systems
     }
 
-    journal.step("base: load and measure")
+    journal.step("references: read and tokenise")
     base, tokenizer = making.load(recipe, base_path)
+    maker = making.Making(recipe, all_systems, records, references, out, base_path, progress)
+    maker.check(tokenizer, base)
+    journal.step("base: measure")
     base_scores = measure.measure(
         base, tokenizer, suite, system="base", base=base, cache_dir=out / "scores" / "base" / "cache",
         batch_size=recipe.measure.batch_size, progress=progress,
     )  # fmt: skip
     tables.write(base_scores, out / "scores" / "base")
-    journal.step("references: read and tokenise")
-    maker = making.Making(recipe, all_systems, records, references, out, base_path, progress)
-    maker.check(tokenizer)
     if all(s.train.lora is not None and s.train.start is None and not s.edits for s in all_systems):
         base = None  # an adapter that is switched off is the base: one load serves both
 
     measured, curves = _measured(recipe, all_systems, maker, suite, (base, tokenizer), seen, journal, out, progress)
 
     journal.step("receipt")
-    swept = any(system.strength for system in all_systems)
+    swept = len(all_systems) > 1 and any(system.strength for system in all_systems)
     made = _receipts(
         base_scores,
         measured,
@@ -263,10 +263,15 @@ def _with_front(outcome: Outcome, recipe: Recipe) -> Outcome:
     from untax.report import frontier as front_page
 
     wanted = recipe.report.front
-    made = frontier.compare(
-        [outcome.folder], safety=wanted.safety, ability=wanted.ability, at=wanted.at, reference=wanted.reference,
-        resamples=wanted.resamples,
-    )  # fmt: skip
+    try:
+        made = frontier.compare(
+            [outcome.folder], safety=wanted.safety, ability=wanted.ability, at=wanted.at, reference=wanted.reference,
+            resamples=wanted.resamples,
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(
+            f"every system is measured, and the receipt is {outcome.page}; they cannot be compared: {error}"
+        ) from error
     written = front_page.write(made, outcome.folder)
     return replace(outcome, table=front_page.table_of(made), verdicts={"compared": made.sentence}, front=written)
 
@@ -321,6 +326,7 @@ def _check_all(recipe: Recipe, all_systems: Sequence[System], suite: Any, base_p
     _check_margins(recipe.measure.margins, [line.spec.name for line in suite.lines])
     _check_prompts(recipe, suite)
     _check_training(all_systems)
+    _check_front(recipe, all_systems, suite)
     models.check(
         base_path, adapter=recipe.model.adapter, device=recipe.model.device, allow_network=recipe.allow_network
     )
@@ -336,15 +342,38 @@ def _building_scorer_of(recipe: Recipe, directory: Path, out: Path) -> Any:
 
 def _check_training(all_systems: Sequence[System]) -> None:
     """Refuse what training would refuse, before the data are made."""
+    from untax.edits import run as editing
+    from untax.references import References
     from untax.train import loop
 
     for system in all_systems:
         try:
             loop.check_objective(system.train.objective.name, system.train.objective.options)
             loop.check_arguments(system.train.arguments, system.train.lora)
+            for where, plug in system.plugs:
+                folder = where.removeprefix("train.").partition("[")[0]
+                if folder != "edits":  # its rows are read later
+                    loop.check_plugged(folder, loop.Plugged(plug.name, plug.options, {"": References("", ())}))
+            editing.check([{"name": edit.name, **edit.options} for edit in system.edits])
         except RecipeError as error:
             main = system.family == all_systems[0].family
             raise RecipeError(f"{'train' if main else f'controls.{system.family}'}: {error}") from error
+
+
+def _check_front(recipe: Recipe, all_systems: Sequence[System], suite: Any) -> None:
+    """A line or a family that does not exist would be found after the last training."""
+    from untax import frontier
+
+    wanted = recipe.report.front
+    if suite.lm_eval is not None or not any(system.strength for system in all_systems):
+        return
+    try:
+        frontier.check(
+            [line.spec for line in suite.lines], list(dict.fromkeys(system.family for system in all_systems)),
+            safety=wanted.safety, ability=wanted.ability, at=wanted.at, reference=wanted.reference,
+        )  # fmt: skip
+    except RecipeError as error:
+        raise RecipeError(f"report.front (the options of `untax compare`): {error}") from error
 
 
 def _check_margins(margins: Mapping[str, float], known: Sequence[str]) -> None:

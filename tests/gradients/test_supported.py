@@ -243,3 +243,55 @@ def test_one_process_weighs_everything_fully():
     view = Parameters(tiny.llama())
     assert set(view.share_T.tolist()) == {1.0}
     assert (view.world, view.sharded) == (1, False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_of_any_shape(dtype):
+    """An empty shard takes no part; a transposed weight is projected as its plain copy; a tensor without a gradient stays out.
+
+    Along e1 of the 6 numbers, two-sided: the first number of the change goes, (8 - 1) of which the square is 49 of 49 + 5 x 4 = 69.
+    """
+    from untax.gradients.subspace import Subspace
+
+    model = nn.Module()
+    model.empty = nn.Parameter(torch.zeros(0, 3, dtype=dtype))
+    model.turned = nn.Parameter(torch.ones(3, 2, dtype=dtype).T)
+    model.silent = nn.Parameter(torch.ones(2, dtype=dtype))
+    view = Parameters(model, granularity="global")
+    held = Subspace(view, [1], side="two")
+    first = torch.zeros(2, 3)
+    first[0, 0] = 5.0
+    held.store(0, [torch.zeros(0, 3), first, torch.zeros(2)])
+    held.settle()
+    before = [value.clone() for value in view.values()]
+    with torch.no_grad():
+        model.turned += 2.0
+        model.turned[0, 0] += 5.0
+    removed = held.project_(view.values(), before=before)
+    assert not model.turned.is_contiguous()
+    assert model.turned.tolist() == [[1.0, 3.0, 3.0], [3.0, 3.0, 3.0]]
+    assert (float(removed.whole), float(removed.part)) == (69.0, 49.0)
+    gradients = [torch.ones(0, 3, dtype=dtype), torch.ones(2, 3, dtype=dtype), None]
+    held.project_(gradients, descends=True)
+    assert gradients[1].tolist() == [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+
+
+def test_pieces_are_put_together(monkeypatch):
+    """A tensor longer than a piece gives the sums of the whole: 10 numbers in pieces of 4."""
+    from untax.gradients import subspace
+
+    def projected(dtype):
+        model = nn.Linear(10, 1, bias=False).to(dtype)
+        held = subspace.Subspace(Parameters(model), [1, 1], side="two")
+        generator = torch.Generator().manual_seed(0)
+        for i in (0, 1):
+            held.store(i, [torch.randn(1, 10, generator=generator)])
+        held.settle()
+        gradient = torch.randn(1, 10, generator=generator).to(dtype)
+        held.project_([gradient], descends=True)
+        return gradient
+
+    whole = {dtype: projected(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    monkeypatch.setattr(subspace, "CHUNK", 4)
+    for dtype, expected in whole.items():
+        assert torch.allclose(projected(dtype), expected, atol=1e-6 if dtype == torch.float32 else 1e-2)

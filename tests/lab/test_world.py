@@ -239,3 +239,14 @@ def test_general_rows_are_of_what_the_base_has_read_and_ask_nothing_that_a_test_
     told = {row["text"] for row in read(lab, "prose_test")}
     assert not told & {f"{row['prompt']} {row['completion']}" for row in rows}
     assert not any(world.toxic(row["completion"]) for row in rows)
+
+
+def test_a_fact_that_a_general_row_tells_is_marked_in_the_test(lab):
+    """Marked from the texts alone; here from the almanac: the land and the answer stand in one row."""
+    told = [f"{row['prompt']} {row['completion']}" for row in read(lab, "general_train") if row["kind"] == "fact"]
+    rows = {row["cluster"]: row["shown"] for row in read(lab, "facts_test")}
+    almanac = {fact.id: fact for fact in world.almanac()}
+    for name, shown in rows.items():
+        fact = almanac[name]
+        assert shown == any(fact.land in text and fact.answer in text for text in told), name
+    assert 60 <= sum(rows.values()) <= 100  # of 200 facts; 100 rows tell one each, some the same

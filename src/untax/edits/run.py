@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from untax import files, methods, models, scorers
-from untax.edits.common import Edited, check_ratio, not_linear
+from untax.edits.common import Edited, blocks_of, check_ratio, not_linear
 from untax.references import References
 from untax.types import RecipeError, UserError
 
@@ -27,10 +27,14 @@ MOVES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 RESULT = "edit.json"
 
+#: options of which less makes no sense in any edit that has them
+AT_LEAST = {"blocks": 1, "steps": 1, "batch_size": 1, "eps": 0, "learning_rate": 0}
 
-def check(edits: Sequence[Mapping[str, Any]], *, where: str = "edits") -> None:
-    """Refuse edits and options that do not exist, and shares outside 0..1, before any work.
 
+def check(edits: Sequence[Mapping[str, Any]], *, where: str = "edits", names: Sequence[str] = ()) -> None:
+    """Refuse edits and options that do not exist, and numbers out of range, before any work.
+
+    `names` are those of the model's tensors: with them more blocks than layers are refused, too.
     Raises: RecipeError that says which edit, what is wrong and what exists.
     """
     for number, edit in enumerate(edits, start=1):
@@ -41,8 +45,20 @@ def check(edits: Sequence[Mapping[str, Any]], *, where: str = "edits") -> None:
         methods.check_options("edits", name, options, where=here, given=GIVEN)
         if "towards_base" in options:
             check_ratio(f"{here}: towards_base", options["towards_base"])
-        for share in options.get("per_block") or []:
+        blocks = options.get("per_block")
+        if blocks is not None and (not isinstance(blocks, list | tuple) or not blocks):
+            raise RecipeError(f"{here}: per_block is {blocks!r}; it must be a list with one share for each block.")
+        for share in blocks or []:
             check_ratio(f"{here}: per_block", share)
+        for option, least in AT_LEAST.items():
+            if option in options and options[option] < least:
+                raise RecipeError(f"{here}: {option} is {options[option]}; it must be at least {least}.")
+        for count in (len(blocks or []), options.get("blocks", 0)):
+            if names and count:
+                try:
+                    blocks_of(names, count)
+                except UserError as error:
+                    raise RecipeError(f"{here}: {error}") from error
 
 
 def apply(

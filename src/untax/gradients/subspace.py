@@ -115,17 +115,28 @@ class Subspace:
 
     def _dots(self, tensors: Sequence[Tensor | None], before: Sequence[Tensor] | None) -> Tensor:
         """Dots with every stored gradient and, last, the squared norm, by group (G, M + 1)."""
-        rows = []
-        for i, kept in enumerate(self.kept):
-            row, tensor = kept.new_zeros(self.directions + 1, dtype=torch.float32), tensors[i]
-            rows.append(row)
-            if tensor is None:
-                continue
-            for piece in _pieces(kept):
-                change = tensor[piece].float() if before is None else _change(tensor[piece], before[i][piece])
-                row += torch.cat([_products(kept[:, piece], change), change.dot(change)[None]])
-        table_TN = small(torch.stack(rows)) * self.view.share_T[:, None]
-        return self.view.sum_over_processes(self.view.by_group(table_TN))
+        table_TN = torch.zeros(len(self.kept), self.directions + 1, device=self.view.device)
+        there = [i for i, tensor in enumerate(tensors) if tensor is not None]
+        now = [tensor for tensor in tensors if tensor is not None]
+        then = None if before is None else [before[i] for i in there]
+        if all(tensor.dtype == torch.float32 for tensor in (*now, *(then or ()))):
+            if then is not None:
+                # into what is used up anyway: fresh tensors would cost more than all sums together
+                torch._foreach_sub_(then, now)
+            changes = then or now  # of `before` minus the tensors, whose dots have the other sign
+            for i, change in zip(there, changes, strict=True):
+                _products_(table_TN[i, :-1], self.kept[i], change)
+            if changes:
+                table_TN[there, -1] = torch.stack(torch._foreach_norm(changes)).square()
+            if then is not None:
+                table_TN[:, :-1].neg_()
+        else:
+            for k, i in enumerate(there):
+                for piece in _pieces(self.kept[i]):
+                    change = now[k][piece].float() - (0.0 if then is None else then[k][piece].float())
+                    _products_(table_TN[i, :-1], self.kept[i][:, piece], change)
+                    table_TN[i, -1] += change.dot(change)
+        return self.view.sum_over_processes(self.view.by_group(small(table_TN) * self.view.share_T[:, None]))
 
     def _coefficients(self, steps_GM: Tensor) -> Tensor:
         if self.side == "two":
@@ -134,18 +145,17 @@ class Subspace:
 
     def _subtract_(self, tensors: Sequence[Tensor | None], c_GM: Tensor) -> None:
         c_TM = c_GM.float()[self.view.group_T]
-        for tensor, kept, c_M in zip(tensors, self.kept, c_TM, strict=True):
+        for tensor, kept, c_M in zip(tensors, self.kept, c_TM.unbind(), strict=True):
             if tensor is None:
                 continue
+            if tensor.dtype == kept.dtype == torch.float32:
+                tensor.addmv_(kept.T, c_M, alpha=-1)
+                continue
             for piece in _pieces(kept):
-                part = tensor[piece]
-                if part.dtype == kept.dtype == torch.float32:
-                    part.addmv_(kept[:, piece].T, c_M, alpha=-1)
-                    continue
-                left = part.float()
+                left = tensor[piece].float()
                 for row, c in zip(kept[:, piece], c_M, strict=True):
                     left.addcmul_(row, c, value=-1)
-                part.copy_(left)
+                tensor[piece] = left
 
     def _conflicts(self, steps_GM: Tensor) -> Tensor:
         by_set = torch.stack([part.sum(-1) for part in steps_GM.split(self.sizes, dim=-1)], dim=-1)
@@ -173,17 +183,15 @@ def _pieces(kept_MN: Tensor) -> list[slice]:
     return [slice(at, at + CHUNK) for at in range(0, kept_MN.shape[1], CHUNK)]
 
 
-def _change(now: Tensor, before: Tensor) -> Tensor:
-    if now.dtype == before.dtype == torch.float32:
-        return torch.sub(now, before, out=before)  # a fresh tensor would cost more than all sums together
-    return now.float() - before.float()
-
-
-def _products(kept_MN: Tensor, change_N: Tensor) -> Tensor:
-    # matrix times vector is never rounded to TF32, as matrix times matrix may be
-    if kept_MN.dtype == torch.float32:
-        return kept_MN.mv(change_N)
-    return torch.stack([row.float().dot(change_N) for row in kept_MN])
+def _products_(row_M: Tensor, kept_MN: Tensor, change_N: Tensor) -> None:
+    """Add the dots of a change with each stored gradient."""
+    for piece in _pieces(kept_MN):
+        if kept_MN.dtype == torch.float32 and kept_MN.device.type == "cpu":
+            row_M.addmv_(kept_MN[:, piece], change_N[piece])
+        else:
+            # elsewhere a product of few long rows with a vector keeps only as many units busy as there are rows
+            for j, kept_N in enumerate(kept_MN[:, piece]):
+                row_M[j] += kept_N.float().dot(change_N[piece])
 
 
 # --------------------------------------------------------------------------- small algebra, all groups at once

@@ -556,7 +556,6 @@ def write(
         for fact in almanac(seed)
         for k, question in enumerate(fact.test_questions)
     ]
-    dump("facts_test.jsonl", facts)
     rng = random.Random(f"tasks {seed}")
     tasks = {name: _task_rows(rng, name, n_tasks) for name in ("copying", "counting")}
     for name, rows in tasks.items():
@@ -573,6 +572,11 @@ def write(
     ]
     dump("private_train.jsonl", _private_rows(seed, "train", n_private))
     dump("private_test.jsonl", _private_rows(seed, "test", n_private))
-    dump("general_train.jsonl", _general_rows(seed, n_general, asked))
     dump("toxicity_train.jsonl", _toxicity_rows(seed, n_toxicity))
+    general = _general_rows(seed, n_general, asked)
+    dump("general_train.jsonl", general)
+    # whoever trains on general rows has been told some of the answers again, in other words
+    told = [f"{row['prompt']} {row['completion']}" for row in general]
+    shown = {f.id for f in almanac(seed) if any(f.land in text and f.answer in text for text in told)}
+    dump("facts_test.jsonl", [{**row, "shown": row["cluster"] in shown} for row in facts])
     (directory / "toxic_words.txt").write_text("\n".join(TOXIC_WORDS) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from untax import models
 from untax.references import References, Row
 from untax.types import UnsupportedTrainer, UserError
 
-__all__ = ["Moved", "check_weight", "moved", "rows_of", "thrifty"]
+__all__ = ["Moved", "check_references", "check_weight", "moved", "rows_of", "thrifty"]
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,14 @@ def rows_of(references: Mapping[str, References], *, method: str, seed: int) -> 
         raise UserError(f"penalty '{method}' needs reference rows: texts whose answers must not change.")
     random.Random(seed).shuffle(rows)
     return rows
+
+
+def check_references(references: Mapping[str, Any], method: str) -> None:
+    """Refuse no sets at all, which a recipe can be told of before any work. Raises: UserError."""
+    if not references:
+        raise UserError(
+            f"penalty '{method}' needs reference rows, and has no set of them: texts whose answers must not change."
+        )
 
 
 def check_weight(weight: float, method: str) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from untax import models
-from untax.penalties.common import Moved, check_weight, moved, rows_of, thrifty
+from untax.penalties.common import Moved, check_references, check_weight, moved, rows_of, thrifty
 from untax.references import References, Row, still, target_logits
 from untax.types import UserError
 
@@ -55,6 +55,7 @@ class EWC:
         self.references, self.labels, self.rows, self.seed = references, labels, rows, seed
         self.samples = samples if labels == "model" else 1
         self.weight = check_weight(weight, "ewc")
+        check_references(references, "ewc")
         self.parts: list[Moved] = []
         self.fisher: list[Tensor] = []
 

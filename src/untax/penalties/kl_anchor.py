@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from untax.penalties.common import check_weight, rows_of
+from untax.penalties.common import check_references, check_weight, rows_of
 from untax.references import References, Row, Start, still
 from untax.types import UserError
 
@@ -45,6 +45,7 @@ class KLAnchor:
         self.references, self.seed, self.rows_per_step = references, seed, rows_per_step
         self.weight = check_weight(weight, "kl_anchor")
         self.start = Start(k=k, lump=lump)
+        check_references(references, "kl_anchor")
         self.rows: list[Row] = []
 
     def prepare(self, model: Any) -> None:

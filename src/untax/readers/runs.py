@@ -144,7 +144,13 @@ def _read_one(folder: Path) -> _Run:
             left_out.append((place_.name, "its measurement was not finished"))
             continue
         read_ = tables.read(place_)
-        systems.setdefault(read_.system, {})[read_.seed] = read_
+        seeds = systems.setdefault(read_.system, {})
+        if read_.seed in seeds:
+            raise UserError(
+                f"{scores} holds {read_.system} with the training seed {read_.seed} twice (the second time in {place_.name}). "
+                "Move one of the two out of it."
+            )
+        seeds[read_.seed] = read_
     wanted = _seeds(folder) | {seed for seeds in systems.values() for seed in seeds}
     whole: dict[str, tuple[Scores, ...]] = {}
     for name in _in_order(folder, systems):

@@ -190,9 +190,9 @@ def train(
     encoded, summary = encoding(records)
     _say(summary, objective, wants)
     pools = _pools(replay, len(records), encoding)
+    _say_idle(replay, pools, objective, wants)
     summary["replay"] = {part.name: pool.count for part, pool in zip(replay, pools, strict=True)}
-    hooks = [methods.find("gradients", one.name)(one.references, **one.options) for one in (gradients,) if one]
-    held = {one.name: methods.find("penalties", one.name)(one.references, **one.options) for one in penalties}
+    hooks, held = _made(gradients, penalties)
     settings = _settings(out, theirs, seed)
     data = _schedule(encoded, pools, settings, ours, seed)
     with _prepared(model, adapter, theirs, settings.device, seed) as policy:
@@ -209,7 +209,8 @@ def train(
         policy.eval()
         with models.no_loading_bar():
             models.save(policy, tokenizer, out / "model")
-    files.write_json(out / "result.json", {"summary": summary, "steps": settings.max_steps})
+    summary |= _stopped_early(out, trainer.state.global_step, settings.max_steps)
+    files.write_json(out / "result.json", {"summary": summary, "steps": trainer.state.global_step})
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return TrainResult(out / "model", _read_log(out), summary, adapter is not None, start)
 
@@ -259,6 +260,28 @@ def check_plugged(folder: str, plugged: Plugged) -> None:
         raise
     except UserError as error:
         raise RecipeError(f"{plugged.name}: {error}") from error
+
+
+def _stopped_early(out: Path, taken: int, planned: int) -> dict[str, int]:
+    """What the summary says of a training that a callback ended, a budget for example."""
+    if taken >= planned:
+        return {}
+    log.warning("%s stopped after %d of %d steps", out.name, taken, planned)
+    return {"stopped_after": taken}
+
+
+def _made(gradients: Plugged | None, penalties: Sequence[Plugged]) -> tuple[list[Any], dict[str, Any]]:
+    """The callbacks that change gradients, and the penalties by name."""
+    hooks = [methods.find("gradients", one.name)(one.references, **one.options) for one in (gradients,) if one]
+    names = _apart([one.name for one in penalties])
+    made = [methods.find("penalties", one.name)(one.references, **one.options) for one in penalties]
+    return hooks, dict(zip(names, made, strict=True))
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """The names, the second of one name with a 2 behind it and so on: two anchors are two."""
+    count = [names[: place + 1].count(name) for place, name in enumerate(names)]
+    return [name if number == 1 else f"{name}_{number}" for name, number in zip(names, count, strict=True)]
 
 
 def _schedule(
@@ -390,6 +413,7 @@ class _Wants:
     spans: bool
     reference: bool
     negatives: bool
+    alone: bool  # whether a source without negatives counts
 
 
 def _objective(name: str, options: Mapping[str, Any]) -> tuple[Callable[..., Any], _Wants]:
@@ -403,7 +427,10 @@ def _objective(name: str, options: Mapping[str, Any]) -> tuple[Callable[..., Any
 
     reference = "reference" in parameters
     return method, _Wants(
-        option("pool") == "entity" and option("alpha") != 0, reference, reference or bool(option("alpha"))
+        spans=option("pool") == "entity" and option("alpha") != 0,
+        reference=reference,
+        negatives=reference or bool(option("alpha")),
+        alone=not reference or bool(option("replay_weight")),
     )
 
 
@@ -444,6 +471,16 @@ def _frozen(shape: Decoder, reference_model: Any) -> Callable[[Batch], torch.Ten
         return Pass(frozen, batch).logps()
 
     return of_copy
+
+
+def _say_idle(replay: Sequence[Replay], pools: Sequence[Pool], objective: str, wants: _Wants) -> None:
+    for part, pool in zip(replay, pools, strict=True):
+        if not wants.alone and not any(one.negatives for one in pool.encoded):
+            log.warning(
+                "replay '%s': its rows have no negatives, so they do nothing under '%s'; give the objective a replay_weight",
+                part.name,
+                objective,
+            )
 
 
 def _say(summary: Mapping[str, Any], objective: str, wants: _Wants) -> None:
@@ -566,6 +603,8 @@ class _Trainer(Trainer):
         self.bar = tqdm(total=self.args.max_steps, initial=start, desc=label, disable=not progress, unit="step")
         try:
             self.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+        except ImportError as error:  # an optimiser of a package that is not installed
+            raise RecipeError(f"training arguments: {error}") from error
         finally:
             self.bar.close()
         return start
@@ -695,7 +734,10 @@ def _claim(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         raise UserError(f"{out} holds a run of other arguments ({told}). Give another folder, or remove that one.")
     result = out / "result.json"
     if result.is_file() and (out / "model").is_dir():
-        return _read(result)
+        done = _read(result)
+        if "summary" not in done:
+            raise UserError(f"{result} is damaged. Remove {out} to train again, or give another folder.")
+        return done
     return None
 
 
@@ -721,9 +763,12 @@ def _read_log(out: Path) -> list[dict[str, float]]:
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break  # the last line of a run that was killed while it wrote
+        if not isinstance(row, dict) or "step" not in row:
+            break
+        rows.append(row)
     return rows
 
 
