@@ -46,6 +46,12 @@ def test_a_recipe_with_a_wrong_value_is_refused_by_name(override, said):
         recipe.parse(RECIPE, [override])
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One run folder: a recipe that was refused before any work leaves it to the next."""
+    return tmp_path_factory.mktemp("refused") / "run"
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -58,11 +64,11 @@ def test_a_recipe_with_a_wrong_value_is_refused_by_name(override, said):
         (["sweep={train.learning_rate: [1.0e-3, 2.0e-3]}", "report.front.safety=facts"], "side ability"),
     ],
 )
-def test_numbers_out_of_range_are_refused_before_any_work(tmp_path, overrides, said):
+def test_numbers_out_of_range_are_refused_before_any_work(folder, overrides, said):
     """What a comparison would refuse is refused here too: it would be read after the last training."""
     with pytest.raises(RecipeError, match=said):
-        run.run(recipe.parse(RECIPE, overrides)[0], tmp_path / "run", progress=False)
-    assert not (tmp_path / "run" / "scores").exists()
+        run.run(recipe.parse(RECIPE, overrides)[0], folder, progress=False)
+    assert not (folder / "scores").exists()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,7 @@ def test_rows_that_the_base_wrote_are_found_again_only_under_the_same_settings(t
     assert _sets(tmp_path, asked.format(0)).rows("own") == first
     for kept in (tmp_path / "data").glob("self_replay-*.jsonl"):
         kept.write_text(kept.read_text(encoding="utf-8").splitlines()[0], encoding="utf-8")
-    with pytest.raises(UserError, match="is damaged: it should hold 2 rows. Remove it"):
+    with pytest.raises(UserError, match=r"is damaged: it should hold 2 rows\. Remove it"):
         _sets(tmp_path, asked.format(0)).rows("own")
 
 
@@ -206,7 +212,7 @@ def test_a_result_without_its_summary_is_damaged_and_a_strange_log_line_ends_the
     (tmp_path / "run" / "log.jsonl").write_text("null\n", encoding="utf-8")
     assert _train(tmp_path / "run").log == []
     (tmp_path / "run" / "result.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="result.json is damaged. Remove"):
+    with pytest.raises(UserError, match=r"result\.json is damaged\. Remove"):
         _train(tmp_path / "run")
 
 

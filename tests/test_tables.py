@@ -147,3 +147,22 @@ def test_columns_of_another_kind_are_refused(tmp_path, column, values):
 def test_an_infinite_score_is_missing(tmp_path):
     tables.write(replace(SCORES, rows=(replace(ROWS[0], score=math.inf), *ROWS[1:])), tmp_path)
     assert math.isnan(tables.read(tmp_path).rows[0].score)
+
+
+def test_a_flipped_bit_is_refused_and_never_another_score(tmp_path):
+    rows = tuple(
+        ScoreRow("toxicity", f"item {i}", f"h{i}", f"c{i % 7}", i / 64, f"prompt {i}", f"answer {i}") for i in range(64)
+    )
+    whole = replace(SCORES, rows=rows)
+    tables.write(whole, tmp_path)
+    path = tmp_path / "scores.parquet"
+    written = path.read_bytes()
+    footer = len(written) - 8 - int.from_bytes(written[-8:-4], "little")
+    refused = 0
+    for place in range(4, footer, 37):
+        path.write_bytes(written[:place] + bytes([written[place] ^ 4]) + written[place + 1 :])
+        try:
+            assert tables.read(tmp_path) == whole, place
+        except UserError:
+            refused += 1
+    assert refused > 20

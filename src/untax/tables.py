@@ -56,7 +56,7 @@ def write(scores: Scores, folder: str | Path) -> None:
     # the rows carry the hash of their description: after a crash between the two renames, read() sees that they do not belong
     table = pa.table(columns, schema=SCHEMA.with_metadata(stamp))
     part = folder / f".{ROWS}.part"
-    pq.write_table(table, part, compression="zstd")
+    pq.write_table(table, part, compression="zstd", write_page_checksum=True)
     _replace(part, folder / ROWS)
     part = folder / f".{ABOUT}.part"
     part.write_text(about + "\n", encoding="utf-8")
@@ -75,7 +75,7 @@ def read(folder: str | Path) -> Scores:
                 f"{folder} holds no {name}: it is no folder of scores, or the measurement was not finished."
             )
     try:
-        table = pq.read_table(folder / ROWS)
+        table = pq.read_table(folder / ROWS, page_checksum_verification=True)
         about = (folder / ABOUT).read_bytes().decode("utf-8").removesuffix("\n")
         told = json.loads(about)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -93,10 +93,17 @@ def read(folder: str | Path) -> Scores:
     return Scores(
         system=told["system"],
         specs=tuple(_spec(spec, folder) for spec in told["specs"]),
-        rows=tuple(ScoreRow(**row | {"score": _finite(row["score"])}) for row in table.to_pylist()),
+        rows=_rows(table, folder),
         seed=told["seed"],
         about=told["about"],
     )
+
+
+def _rows(table: Any, folder: Path) -> tuple[ScoreRow, ...]:
+    try:
+        return tuple(ScoreRow(**row | {"score": _finite(row["score"])}) for row in table.to_pylist())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{folder}: the scores are damaged ({error}). Measure again.") from error
 
 
 def _described(told: Mapping[str, Any]) -> bool:
