@@ -22,6 +22,7 @@ import sys
 sys.path.pop(0)  # this folder, whose statistics.py hides the standard library's
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -243,6 +244,7 @@ def in_turns(options: argparse.Namespace, *, lora: bool) -> tuple[Steps, int, in
 
         def train(i: int) -> None:
             try:
+                torch.set_num_threads(options.threads)  # holds for the thread that says it
                 turns.wait(i)
                 trainers[i].train()
             except BaseException as error:
@@ -288,11 +290,11 @@ def overheads(steps: Steps, clock: int) -> dict[str, float]:
 # --------------------------------------------------------------------------- memory, measured
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has had."""
+def memory_bytes(name: str) -> int:
+    """What this process holds (VmRSS) or has held at most (VmHWM), where the system tells; its peak elsewhere."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage's figure is inherited from the parent
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
         return int(line.split()[1]) * 1024
     import resource
 
@@ -304,23 +306,30 @@ def measure(options: argparse.Namespace) -> None:
     """Train a few steps, plain or projected, and print what that added to the process's peak, in MiB."""
     lora, projected = json.loads(options.measure)
     callbacks = [OrthogonalProjection(references(), refresh_every=2)] if projected else []
+    on_cpu = options.device == "cpu"
     with tempfile.TemporaryDirectory() as folder:
         tiny = argparse.Namespace(**{**vars(options), "hidden": 64, "layers": 1, "tokens": 8, "batch": 1})
         sft(tiny, lora=lora, steps=1, callbacks=[], folder=folder).train()  # brings in the libraries' own buffers
-        before = peak_bytes()
-        if options.device != "cpu":
+        gc.collect()
+        if on_cpu:
+            before = memory_bytes("VmRSS")
+        else:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
         sft(options, lora=lora, steps=3, callbacks=callbacks, folder=folder).train()
-    after = peak_bytes() if options.device == "cpu" else torch.cuda.max_memory_allocated()
+    after = memory_bytes("VmHWM") if on_cpu else torch.cuda.max_memory_allocated()
     print((after - before) / 2**20)
+
+
+#: large tensors are given back at once, so that the peak is that of what is in use
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def mebibytes(options: argparse.Namespace, *, lora: bool, projected: bool) -> float:
     command = [sys.executable, __file__, "--measure", json.dumps([lora, projected]), "--device", options.device]
     for name in ("hidden", "layers", "batch", "tokens", "threads"):
         command += [f"--{name}", str(getattr(options, name))]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **MALLOC})
     return float(done.stdout.split()[-1])
 
 
@@ -483,6 +492,9 @@ def report(name: str, options: argparse.Namespace, *, lora: bool) -> dict[str, f
         f"{steps.best('plain', 0):.3f} s, the reference rows {steps.best('reference', 0):.3f} s"
     )
     print(f"{'share of a plain step':38}{'CPU':>9}{'wall':>9}")
+    print(
+        f"the projection is below 1 % from {100 * found['projection'] * options.batch * options.tokens:.0f} tokens a step on"
+    )
     lines = {"projection": "projection (snapshot, projection)", "slower": "whole step against whole step, median"}
     for every in EVERY:
         lines[f"overhead_{every}"] = f"overhead, refresh every {every}"
@@ -494,6 +506,7 @@ def report(name: str, options: argparse.Namespace, *, lora: bool) -> dict[str, f
           f"({(memory_projected - memory_plain) * 2**20 / trained:.1f} bytes a number that trains)")  # fmt: skip
     result = {
         f"projection_share_{name}": found["projection"],
+        f"tokens_for_one_percent_{name}": round(found["projection"] * options.batch * options.tokens / 0.01),
         f"step_seconds_{name}": steps.best("plain", 0),
         f"memory_ratio_{name}": memory_projected / memory_plain,
         f"memory_bytes_per_parameter_{name}": (memory_projected - memory_plain) * 2**20 / trained,

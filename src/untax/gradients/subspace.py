@@ -145,8 +145,10 @@ class Subspace:
 
     def _subtract_(self, tensors: Sequence[Tensor | None], c_GM: Tensor) -> None:
         c_TM = c_GM.float()[self.view.group_T]
-        for tensor, kept, c_M in zip(tensors, self.kept, c_TM.unbind(), strict=True):
-            if tensor is None:
+        # one-sided, many have nothing to lose; a device would have to be waited for to know
+        wanted = c_TM.any(1).tolist() if c_TM.device.type == "cpu" else [True] * len(c_TM)
+        for tensor, kept, c_M, some in zip(tensors, self.kept, c_TM.unbind(), wanted, strict=True):
+            if tensor is None or not some:
                 continue
             if tensor.dtype == kept.dtype == torch.float32:
                 tensor.addmv_(kept.T, c_M, alpha=-1)
