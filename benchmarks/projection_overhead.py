@@ -492,9 +492,6 @@ def report(name: str, options: argparse.Namespace, *, lora: bool) -> dict[str, f
         f"{steps.best('plain', 0):.3f} s, the reference rows {steps.best('reference', 0):.3f} s"
     )
     print(f"{'share of a plain step':38}{'CPU':>9}{'wall':>9}")
-    print(
-        f"the projection is below 1 % from {100 * found['projection'] * options.batch * options.tokens:.0f} tokens a step on"
-    )
     lines = {"projection": "projection (snapshot, projection)", "slower": "whole step against whole step, median"}
     for every in EVERY:
         lines[f"overhead_{every}"] = f"overhead, refresh every {every}"
@@ -502,6 +499,9 @@ def report(name: str, options: argparse.Namespace, *, lora: bool) -> dict[str, f
         lines[f"beyond_{every}"] = "  beyond them"
     for key, text in lines.items():
         print(f"{text:38}{found[key]:9.2%}{wall[key]:9.2%}")
+    print(
+        f"the projection is below 1 % from {100 * found['projection'] * options.batch * options.tokens:.0f} tokens a step on"
+    )
     print(f"peak memory: {memory_plain:.0f} MiB plain, {memory_projected:.0f} MiB projected "
           f"({(memory_projected - memory_plain) * 2**20 / trained:.1f} bytes a number that trains)")  # fmt: skip
     result = {
