@@ -371,6 +371,11 @@ def verdict_of(line: MetricResult, alpha: float = 0.05, alpha_loss: float = ALPH
     if power.non_inferior(benefit, margin):
         if lost:
             return "held", f"a small loss, and certainly within the margin of {amount(line, margin)}"
+        if benefit.high > margin:
+            return (
+                "held",
+                f"no loss beyond the margin of {amount(line, margin)}; a gain is not sure after Holm's correction",
+            )
         return "held", f"the whole interval is within the margin of {amount(line, margin)}"
     if lost and within:
         return "not known", f"worse, but by no more than the base differs from itself ({within})"
