@@ -206,7 +206,12 @@ def test_margins_of_a_recipe_must_be_those_of_a_metric_and_reach_the_receipt():
 
     for margin, verdict in ((0.05, "held"), (0.01, "paid")):
         (made,) = run._receipts(
-            side("base", 0, None), {"sft": [side("sft", 8, 0)]}, seed=0, resamples=1000, margins={"facts": margin}
+            side("base", 0, None),
+            {"sft": [side("sft", 8, 0)]},
+            seed=0,
+            resamples=1000,
+            margins={"facts": margin},
+            controls=True,
         )
         assert made.of("facts").verdict == verdict
         assert made.of("facts").margin == margin
@@ -269,14 +274,14 @@ def test_augment_never_overwrites_a_file_that_it_did_not_make(tmp_path):
 
 
 def test_a_scorer_fitted_on_other_texts_is_not_taken_for_this_one(tmp_path):
-    from untax import run as runs
+    from untax import making
 
     labelled = tmp_path / "labelled.jsonl"
     identities = []
     for toxic in (0, 1):
         rows = [{"text": "you idiot", "toxic": toxic}, {"text": "good day", "toxic": 1 - toxic}]
         labelled.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        scorer = runs._building_scorer("fit:labelled.jsonl", tmp_path, tmp_path / "kept.safetensors")
+        scorer = making.building_scorer("fit:labelled.jsonl", tmp_path, tmp_path / "kept.safetensors")
         identities.append(scorer.identity)
         assert (scorer.score(["you idiot"])[0] > 0.5) is bool(toxic)
     assert identities[0] != identities[1]

@@ -18,12 +18,12 @@ from untax.making import LAB_BASE
 RECIPE = """
 name: swept
 seeds: [0, 1]
-data: {train: private_train.jsonl, kind: preference, prompt: "{source}", limit: 24}
+data: {train: private_train.jsonl, kind: preference, prompt: "{source}", limit: 64}
 references:
   general: {data: general_train.jsonl, limit: 12}
   own: {self_replay: {count: 6, max_new_tokens: 12, scorer: "words:toxic_words.txt"}}
-train: {objective: sft, max_steps: 4, per_device_train_batch_size: 4, learning_rate: 5.0e-4, save_steps: 2}
-sweep: {train.learning_rate: [2.0e-4, 5.0e-4]}
+train: {objective: sft, max_steps: 16, per_device_train_batch_size: 8, learning_rate: 4.0e-3, save_steps: 8}
+sweep: {train.learning_rate: [2.0e-3, 4.0e-3]}
 controls:
   mixed: {edits: [interpolate], sweep: {edits.0.towards_base: [0.5, 1.0]}}
   adapter:
@@ -34,11 +34,11 @@ controls:
     train: {gradients: {name: ogpsa, references: [own], refresh_every: 2}, penalties: [{name: kl_anchor, references: [general]}]}
     sweep: {}
   replayed: {data: {mix: [{references: general, share: 0.25}]}, sweep: {}}
-  later: {train: {start: sft@0.0005, objective: dpo}, sweep: {}}
+  later: {train: {start: sft@0.004, objective: dpo}, sweep: {}}
 measure: {suite: lab-refusal, max_items: 12}
 report: {resamples: 300, front: {resamples: 300}}
 """
-SYSTEMS = ("sft@0.0002", "sft@0.0005", "mixed@0.5", "mixed@1", "adapter", "held", "replayed", "later")
+SYSTEMS = ("sft@0.002", "sft@0.004", "mixed@0.5", "mixed@1", "adapter", "held", "replayed", "later")
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -110,7 +110,7 @@ def test_edits_start_and_replay_do_what_they_say(swept):
     def weights(path: Path) -> dict[str, torch.Tensor]:
         return {name: tensor.float() for name, tensor in load_file(path / "model.safetensors").items()}
 
-    base, tuned = weights(LAB_BASE), weights(models / "sft@0.0005-seed0" / "model")
+    base, tuned = weights(LAB_BASE), weights(models / "sft@0.004-seed0" / "model")
     half = weights(models / "mixed@0.5-seed0" / "edited" / "model")
     assert all(torch.allclose(half[name], (base[name] + tuned[name]) / 2, atol=1e-7) for name in base)
     back = weights(models / "mixed@1-seed0" / "edited" / "model")
@@ -125,9 +125,9 @@ def test_edits_start_and_replay_do_what_they_say(swept):
     assert abs(first["rewards_margins"]) < 1e-6
     assert _distance(later, tuned) < _distance(later, base)
     replayed = json.loads((models / "replayed-seed0" / "result.json").read_text(encoding="utf-8"))
-    assert replayed["summary"]["replay"] == {"general": 8}
+    assert replayed["summary"]["replay"] == {"general": 21}
     rows = [json.loads(line) for line in (models / "held-seed0" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert {"reference_loss", "removed_energy"} <= set(rows[0])
+    assert {"reference_loss", "removed_energy"} <= {name for row in rows for name in row}
     assert "penalty_kl_anchor" in rows[-1]
 
 

@@ -28,7 +28,7 @@ FILES = {
         "counting_test.jsonl",
     ),
     *("pronouns_test.jsonl", "prose_test.jsonl", "toxicity_train.jsonl", "toxic_words.txt"),
-    "general_train.jsonl",
+    *("general_train.jsonl", "private_train.jsonl", "private_test.jsonl"),
 }
 
 
