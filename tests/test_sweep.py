@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from untax import tables
+from untax import run, tables
 from untax.making import LAB_BASE
 
 RECIPE = """
@@ -89,7 +89,19 @@ def test_a_killed_sweep_is_finished_without_training_anything_twice(swept):
     assert {name: after[name] for name in before} == before
     # 6 systems are trained, 2 seeds each: what is only edited is trained with its family
     assert set(after) == {f"{name}-seed{seed}" for name in SYSTEMS if "mixed" not in name for seed in (0, 1)}
-    assert "left" in said
+    assert "[36/36] receipt" in said
+
+
+def test_progress_says_what_is_left_from_the_steps_that_did_work(tmp_path, monkeypatch, capsys):
+    """3 systems: one trained in 20 s and measured in 10 s, one found again at once, so one is left: 30 s."""
+    clock = iter([0.0, 0.0, 1.5, 21.5, 31.5, 31.6, 31.7])
+    monkeypatch.setattr(run.time, "monotonic", lambda: next(clock))
+    journal = run._Journal(tmp_path / "log.jsonl", 8)
+    for text in ("data: read", "a: train", "a: measure", "b: train", "b: measure", "c: train"):
+        journal.step(text)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[2].endswith("(22 s so far)")  # nothing was measured yet
+    assert lines[5] == "[6/8] c: train  (32 s so far, about 30 s left)"
 
 
 @pytest.mark.slow
