@@ -44,7 +44,7 @@ def changed(path, value):
 # every field with values of types that it must not have; each stands in line 2 behind a good row
 WRONG = {
     ("id",): [1.5, True, None, [], {}, "", "  "],
-    ("source",): [None, 3, 0.5, True, [], ["text"], {"text": "a"}, "", " \t"],
+    ("source",): [None, 3, 0.5, True, [], ["text"], {"text": "a"}, " \t"],  # "" is a plain text's
     ("positives",): [None, 3, True, [], {}, {"text": "a"}, [None], [3], [[]], [""], [{}]],
     ("negatives",): [3, True, {"text": "a"}, [None], [3], [["a"]], [" "], [{}]],
     ("positives", 0, "text"): [None, 3, [], {}, "", " "],

@@ -67,7 +67,7 @@ def test_a_float_that_yaml_reads_as_text_is_accepted_and_said():
         ("name: ../a\ntrain: {objective: sft}\n", "name"),
         ("name: a\ntrain: {objective: sft}\ncontrols: {sft: {train: {objective: sft}}}\n", "already called"),
         ("name: a\ntrain: {objective: sft}\ncontrols: {b: {trian: {}}}\n", "unknown key 'trian'"),
-        ("name: a\ntrain: {objective: sft}\ncontrols: {b: {}}\n", "controls.b: it is trained exactly like 'sft'"),
+        ("name: a\ntrain: {objective: sft}\ncontrols: {b: {}}\n", "controls.b: it is made exactly like 'sft'"),
         (
             "name: a\ntrain: {objective: sft}\ncontrols: {b: {train: {objective: {name: sft, alpha: 1}}}}\n",
             "controls.b: train.objective: 'sft' has no option 'alpha'",
@@ -233,7 +233,7 @@ def test_a_sweep_makes_a_family_with_one_member_for_every_combination():
         ("[1.0e-4, 1.0e-3]", "[1.0e-3, 1.0000001e-3]", "two systems are called 'sft@0.001'"),
         ("[0.1, 1]", "[much]", "option 'weight' of 'l2_sp' is 'much'"),
         ("train.penalties.0", "train.penalties.1", "there is no section '1'"),
-        ("train.penalties.0", "trian.penalties.0", "a key begins with 'train.', 'data.' or 'edits.'"),
+        ("train.penalties.0", "trian.penalties.0", "a key begins with 'train.', 'data.', 'edits.' or 'decoding.'"),
         ("edits.0.towards_base", "edits.0.towards_bas", "'interpolate' has no option 'towards_bas'. Did you mean"),
         ("references: general", "references: generl", "names 'generl', which is no set of references. Did you mean 'general'"),
         ("{references: general, share", "{share", "give either 'data' (a file) or 'references'"),

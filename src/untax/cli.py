@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
@@ -75,6 +75,23 @@ ApiKeyEnv = Annotated[str | None, typer.Option(help="Addresses: the environment 
 RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model. Read it first.")
 ]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"untax {version('untax')}")
+        raise Exit(OK)
+
+
+@app.callback()
+def _first(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Align language models with methods that pay less alignment tax, measure both sides, hand over the receipt."""
 
 
 def main() -> None:
@@ -272,6 +289,80 @@ def compare(
 
 
 @app.command()
+def diagnose(
+    base: Annotated[
+        str | None,
+        typer.Argument(help="The model before: a directory, 'lab', a hub name; with --before-training also a recipe."),
+    ] = None,
+    tuned: Annotated[
+        str | None, typer.Argument(help="The model after: the same, or the directory of a LoRA adapter of the base.")
+    ] = None,
+    suite: SuiteName = "lab",
+    data: DataFolder = "lab",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the pages and the scores go.")] = Path(
+        "runs/diagnose"
+    ),
+    max_items: Annotated[int | None, typer.Option(min=1, help="At most so many items of each metric.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    before_training: Annotated[
+        bool, typer.Option("--before-training", help="Foretell the cost of training BASE on --safety; no TUNED.")
+    ] = False,
+    safety: Annotated[
+        Path | None, typer.Option(help="Before training: the rows to train on (JSONL, JSON, CSV, Parquet).")
+    ] = None,
+    references: Annotated[
+        list[Path] | None, typer.Option(help="Before training: rows that must not be lost; again for more sets.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Before training: FIELD=COLUMN, where a field of --safety stands.")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="Before training: what a 'source' of --safety stands in.")] = "{source}",
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Before training: of the training to come [2e-5].")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Before training: how many there will be [100].")] = None,
+    dtype: Dtype = "float32",
+    allow_dtype_mismatch: DtypeMismatch = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …")] = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap, and of the rows that are drawn.")] = 0,
+    trust_remote_code: RemoteCode = False,
+    allow_network: Network = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what a training has cost and where (BASE TUNED), or what one will cost before it is paid (--before-training)."""
+    if base is None:
+        raise RecipeError(
+            "untax diagnose BASE TUNED: give the model before and the one after, or one model (or a recipe) with --before-training."
+        )
+    if before_training:
+        if tuned is not None:
+            raise RecipeError("--before-training looks at one model: leave out the second one, or the flag.")
+        from untax import diagnose as diagnosing
+
+        foretold = diagnosing.before(
+            base, safety=safety, references=references or (), columns=_pairs(column, "--column"), prompt=prompt,
+            learning_rate=learning_rate, steps=steps, data=data, out=out, dtype=dtype, device=device, seed=seed,
+            trust_remote_code=trust_remote_code, allow_network=allow_network, command=_command(),
+        )  # fmt: skip
+        print(f"{foretold.text}\nPage: {foretold.page}")
+        return
+    if tuned is None:
+        raise RecipeError(
+            "untax diagnose BASE TUNED: the model after is missing. To look at a training before it is done, add --before-training."
+        )
+    if safety is not None or references or column or learning_rate is not None or steps is not None:
+        raise RecipeError("--safety, --references, --column, --learning-rate and --steps belong to --before-training.")
+    from untax import diagnose as diagnosing
+
+    found = diagnosing.after(
+        base, tuned, suite=suite, data=data, out=out, max_items=max_items, batch_size=batch_size, dtype=dtype,
+        allow_dtype_mismatch=allow_dtype_mismatch, device=device, seed=seed, trust_remote_code=trust_remote_code,
+        allow_network=allow_network, command=_command(), progress=not quiet,
+    )  # fmt: skip
+    print(f"{found.text}\nPage: {found.page}")
+
+
+@app.command()
 def card(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A folder with receipt.json.")],
     model_dir: Annotated[
@@ -307,7 +398,12 @@ def card(
 
 @app.command()
 def augment(
-    source: Annotated[Path, typer.Argument(help="Records with a source and a reference: JSONL, JSON, CSV or Parquet.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Records with a source and a reference, or plain texts (--rows text): JSONL, JSON, CSV or Parquet."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the contrastive records go (JSONL).")],
     kinds: Annotated[
         str, typer.Option(help="Kinds, with commas; `untax list augment` shows them.")
@@ -320,6 +416,12 @@ def augment(
     ] = None,
     finder: Annotated[str, typer.Option(help="How spans are found: rules, spacy:NAME or hf:DIR.")] = "rules",
     generator: Annotated[list[str] | None, typer.Option(help="KIND=MODEL_DIR: a neural generator for a kind.")] = None,
+    rows: Annotated[
+        str, typer.Option(help="What the rows are: contrastive, text, pairs, prompt-completion, preference.")
+    ] = "contrastive",
+    option: Annotated[
+        list[str] | None, typer.Option(help="KIND.NAME=VALUE: an option of a kind, as counterfactual.attribute=race.")
+    ] = None,
     column: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN: where a field stands in your file.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
     on_error: Annotated[str, typer.Option(help="raise: stop at a bad row; skip: count and list it.")] = "raise",
@@ -336,9 +438,26 @@ def augment(
     report = runs.augment_file(
         source, out, kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()], scorer=scorer, lexicon=lexicon,
         finder=finder, generators=_pairs(generator, "--generator"), columns=_pairs(column, "--column"), limit=limit,
-        on_error="skip" if on_error == "skip" else "raise", seed=seed, progress=not quiet,
+        on_error="skip" if on_error == "skip" else "raise", seed=seed, progress=not quiet, rows=rows,
+        options=_options_of_kinds(option),
     )  # fmt: skip
     print(report)
+
+
+def _options_of_kinds(given: list[str] | None) -> dict[str, dict[str, Any]]:
+    """KIND.NAME=VALUE, the value read as YAML reads it."""
+    import yaml
+
+    options: dict[str, dict[str, Any]] = {}
+    for key, value in _pairs(given, "--option").items():
+        kind, dot, name = key.partition(".")
+        if not dot or not kind or not name:
+            raise RecipeError(f"--option {key}={value}: write it as KIND.NAME=VALUE.")
+        try:
+            options.setdefault(kind, {})[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RecipeError(f"--option {key}={value}: the value cannot be read.") from None
+    return options
 
 
 @app.command("list")
@@ -450,11 +569,16 @@ def lab_build(
 def lab_write(
     out: Annotated[Path, typer.Argument(help="Folder for the world's files.")],
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    english: Annotated[bool, typer.Option("--english", help="The embedded English sentences instead.")] = False,
 ) -> None:
     """Write the lab's training, validation and test files, to look at or to train on elsewhere."""
+    from untax.lab import english as sentences
     from untax.lab import world
 
-    world.write(out, seed=seed)
+    if english:
+        sentences.write(out, seed=seed)
+    else:
+        world.write(out, seed=seed)
     print(f"Wrote {', '.join(sorted(p.name for p in out.iterdir()))} to {out}")
 
 

@@ -95,7 +95,9 @@ def _identical(base: Sequence[Scores], tuned: Sequence[Scores], pairs: Sequence[
 
 
 def _same_seeds(tuned: Sequence[Scores], pairs: Sequence[Paired]) -> list[Guard]:
-    found = []
+    found: list[Guard] = []
+    if all(one.about.get("trained") is False for one in tuned):
+        return found  # no training, no seed: one model stands beside every seed of the others
     for later in range(1, len(tuned)):
         for earlier in range(later):
             marks = [tuned[index].about.get("fingerprint") for index in (earlier, later)]

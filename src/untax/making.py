@@ -6,7 +6,9 @@ Everything finds its own finished work again: augmented records, rows that the b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,16 @@ from untax.recipe import DataSection, MixSection, Plug, Recipe, ReferenceSection
 from untax.types import Candidate, ContrastiveRecord, RecipeError, UserError
 
 __all__ = [
+    "EMBEDDED",
     "LAB_BASE",
+    "Made",
     "Making",
     "Records",
     "ReferenceRows",
     "Shown",
     "base_path_of",
     "building_scorer",
+    "building_scorers",
     "data_dir",
     "kept_scorer",
     "lineage",
@@ -32,25 +37,31 @@ __all__ = [
 
 LAB_BASE = Path(__file__).parent / "lab" / "base"
 
+#: objectives that train on every positive of a record
+BOTH_MEMBERS = ("fairness",)
+
+#: data that come with untax: a world of its own with its model, and plain English sentences for any model
+EMBEDDED = ("lab", "english")
+
 
 def data_dir(name: str, out: Path) -> Path:
-    """Where relative data paths start: the embedded world, written into the run folder on first use, or a folder."""
-    if name == "lab":
-        folder = out / "lab"
-        # a world that was written by other code is another world
+    """Where relative data paths start: embedded data, written into the run folder on first use, or a folder."""
+    if name in EMBEDDED:
+        folder = out / name
+        # data that were written by other code are other data
         made_by = _digest("".join(p.read_text(encoding="utf-8") for p in sorted((LAB_BASE.parent).glob("*.py"))))
         mark = folder / "complete"
         if not mark.is_file() or mark.read_text(encoding="utf-8") != made_by:
-            from untax.lab import world
+            from untax.lab import english, world
 
-            world.write(folder)
+            (world if name == "lab" else english).write(folder)
             files.write(mark, made_by)
         return folder
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise UserError(
             f"there is no folder {folder}. Give the folder with your data (data.dir in a recipe, --data on the command line), or 'lab' "
-            "for the embedded world."
+            "for the embedded world, or 'english' for the embedded sentences that any English model can be asked."
         )
     return folder
 
@@ -72,8 +83,8 @@ def load(recipe: Recipe, base_path: str) -> tuple[Any, Any]:
     )
 
 
-def kept_scorer(out: Path) -> Path:
-    return out / "data" / "building_scorer.safetensors"
+def kept_scorer(out: Path, spec: str) -> Path:
+    return out / "data" / f"building_scorer-{_digest(spec)}.safetensors"
 
 
 def building_scorer(spec: str, directory: Path, kept: Path) -> Any:
@@ -86,6 +97,24 @@ def building_scorer(spec: str, directory: Path, kept: Path) -> Any:
         scorer.save(kept)
         return scorers.load(f"ngram:{kept}")
     return scorer
+
+
+def building_scorers(recipe: Recipe, systems: Sequence[System], directory: Path, out: Path) -> dict[str, Any]:
+    """Every scorer that chooses training data or reference rows, by how the recipe calls it."""
+    specs = [name for system in systems for name in _scorers_of(recipe, system)]
+    return {spec: building_scorer(spec, directory, kept_scorer(out, spec)) for spec in dict.fromkeys(specs)}
+
+
+def _scorers_of(recipe: Recipe, system: System) -> list[str]:
+    """The scorers that chose what a system is trained on or held to."""
+    found = []
+    if system.train is not None and system.data.augment is not None:
+        found.append(system.data.augment.scorer)
+    sets = list(recipe.references) if any(plug.references is None for _, plug in system.plugs) else []
+    sets += [name for _, plug in system.plugs for name in plug.references or []]
+    sets += [part.references for part in system.data.mix if part.references and system.train is not None]
+    found += [own.scorer for name in sets if (own := recipe.references[name].self_replay) is not None]
+    return [spec for spec in found if spec is not None]
 
 
 class Records:
@@ -141,7 +170,8 @@ class Records:
         if data.augment is not None:
             from untax.data.augment import run as augmenting
 
-            scorer = building_scorer(data.augment.scorer, directory, kept_scorer(self.out))
+            spec = data.augment.scorer
+            scorer = None if spec is None else building_scorer(spec, directory, kept_scorer(self.out, spec))
             made = self.out / "data" / f"augmented{suffix}.jsonl"
             report = augmenting.augment(
                 records,
@@ -175,24 +205,30 @@ class Shown:
 
 def lineage(system: System, every: Sequence[System]) -> list[System]:
     """A system behind those whose models its training began with, the first one first."""
-    before = [other for other in every if other.name == system.train.start]
+    start = None if system.train is None else system.train.start
+    before = [other for other in every if other.name == start]
     return [*(one for other in before for one in lineage(other, every)), system]
 
 
 def trained_on(
-    systems: Sequence[System], shown: Mapping[str, Shown], references: ReferenceRows, suite: Any, building: Any
+    systems: Sequence[System],
+    shown: Mapping[str, Shown],
+    references: ReferenceRows,
+    suite: Any,
+    building: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What the receipt's guards must know of the data of a system and of those before it: which test items stand in them, and which scorer chose them."""
-    parts = [shown[system.name] for system in systems]
+    trained = [system for system in systems if system.train is not None]
+    parts = [shown[system.name] for system in trained]
     every = [r for part in parts for r in (*part.records, *(one for _, mixed in part.mixed for one in mixed))]
     texts = [text for r in every for text in (r.source, *(c.text for c in (*r.positives, *r.negatives)))]
     named = list(dict.fromkeys(name for system in systems for name in references.names(system)))
     texts += [text for name in named for text in references.texts(name)]
     found = contamination.overlaps({line.spec.name: line.items for line in suite.lines}, texts)
     lines = {k: {"n": one.n, "of": one.of, "touched": one.touched, "first": one.first} for k, one in found.items()}
-    files_read = [name for s in systems for name in (s.data.train, *(part.name for part in s.data.mix))]
-    augmented = any(system.data.augment is not None for system in systems)
-    built_by = [building.identity] if building is not None and augmented else []
+    files_read = [name for s in trained for name in (s.data.train, *(part.name for part in s.data.mix))]
+    chose = dict.fromkeys(spec for system in systems for spec in _scorers_of(references.recipe, system))
+    built_by = [building[spec].identity for spec in chose]
     return {
         "contamination": {"files": list(dict.fromkeys([*files_read, *named])), "lines": lines},
         "built_by": built_by,
@@ -208,11 +244,14 @@ class ReferenceRows:
         self.known: dict[str, list[dict[str, Any]]] = {}
 
     def names(self, system: System) -> list[str]:
-        """The sets that a system's methods look at."""
+        """The sets that a system's methods look at; a method that takes no rows has seen none."""
         every = list(self.recipe.references)
         return list(
             dict.fromkeys(
-                name for _, plug in system.plugs for name in (every if plug.references is None else plug.references)
+                name
+                for where, plug in system.plugs
+                if plug.references is not None or _wants_rows(_folder(where), plug)
+                for name in (every if plug.references is None else plug.references)
             )
         )
 
@@ -272,6 +311,13 @@ class ReferenceRows:
         """Everything in the rows that a method sees, for the search for test items."""
         return [text for row in self.rows(name) for text in contamination.strings(row)]
 
+    def plain(self, name: str) -> list[str]:
+        """The rows of a set as plain texts, each behind its prompt: what an edit looks for words in.
+
+        Raises: UserError for a row that is no text.
+        """
+        return [f"{record.source} {record.reference}".strip() for record in self.records(name)]
+
     def tokenised(self, names: Sequence[str], tokenizer: Any, max_length: int | None) -> dict[str, Any]:
         """The named sets as ids."""
         from untax import references
@@ -308,6 +354,16 @@ class ReferenceRows:
         return made
 
 
+@dataclass(frozen=True)
+class Made:
+    """What became of a system: its model's folder (None: the base itself), what was logged while it was trained, and the projection of an edit that could not be folded."""
+
+    model_dir: Path | None
+    adapter: bool = False
+    log: Sequence[Mapping[str, float]] = ()
+    projection: Path | None = None
+
+
 class Making:
     """Makes the model of each system and seed: trained once for all systems that differ in edits alone, then edited."""
 
@@ -341,8 +397,8 @@ class Making:
                     rows = self.references.tokenised(
                         every if plug.references is None else plug.references, tokenizer, self._room(system)
                     )
-                    folder = where.removeprefix("train.").partition("[")[0]
-                    if not rows and _wants_rows(folder, plug.name):
+                    folder = _folder(where)
+                    if not rows and _wants_rows(folder, plug):
                         raise RecipeError(
                             f"'{plug.name}' needs reference rows, and gets none. The recipe's sets of references: {', '.join(every) or 'none'}."
                         )
@@ -356,32 +412,113 @@ class Making:
                 except RecipeError as error:
                     raise RecipeError(f"{system.name}: {error}") from error
 
-    def make(self, system: System, seed: int) -> Any:
-        """The trained (and edited) model: a TrainResult."""
-        owner = next(o for o in self.systems.values() if (o.train, o.data) == (system.train, system.data))
-        trained = self._train(owner, seed)
-        if not system.edits:
-            return trained
+    def make(self, system: System, seed: int) -> Made:
+        """The trained (and edited) model of a system; one that is not trained is the same for every seed."""
+        made = Made(None)
+        if system.train is not None:
+            owner = next(o for o in self.systems.values() if (o.train, o.data) == (system.train, system.data))
+            trained = self._train(owner, seed)
+            made = Made(trained.model_dir, trained.adapter, trained.log)
+        return self._edited(system, made, seed) if system.edits else made
+
+    def _edited(self, system: System, made: Made, seed: int) -> Made:
+        from untax import models
         from untax.edits import run as editing
 
+        if made.model_dir is None and self.recipe.model.adapter is not None:
+            raise RecipeError(
+                f"{system.name}: the base is a model with an adapter, and an edit of it needs a whole model. Merge the adapter first."
+            )
         base, tokenizer = load(self.recipe, self.base_path)
+        place = made.model_dir or models.locate(self.base_path, self.recipe.allow_network)
+        names = self._named(system.edits)
         edited = editing.apply(
             _as_mappings(system.edits),
             base=base,
-            tuned_dir=trained.model_dir,
+            tuned_dir=place,
             out=self.out / "models" / f"{system.name}-seed{seed}" / "edited",
             references=self._references(system, system.edits, tokenizer, base),
+            texts={name: self.references.plain(name) for name in names} if _reads_texts(system.edits) else {},
             dtype=self.recipe.model.dtype,
             device=self.recipe.model.device,
             trust_remote_code=self.recipe.model.trust_remote_code,
         )
-        return replace(trained, model_dir=edited["model_dir"], adapter=edited["adapter"])
+        return Made(edited["model_dir"], edited["adapter"], made.log, edited["projection"])
+
+    @contextmanager
+    def opened(
+        self, system: System, made: Made, prompts: Sequence[str], seed: int
+    ) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
+        """The model of a system as it is measured: loaded, projected, decoded as the system says.
+
+        Yields the model, what its decoding yields (None without one), and what the receipt's guards must know: whether that changes
+        anything on `prompts`, and whether an instruction opens each of them.
+        """
+        from untax import models
+
+        if made.model_dir is None:
+            model, tokenizer = load(self.recipe, self.base_path)
+        else:
+            try:
+                model, tokenizer = models.load(
+                    made.model_dir, dtype=self.recipe.model.dtype, device=self.recipe.model.device,
+                    trust_remote_code=self.recipe.model.trust_remote_code,
+                )  # fmt: skip
+            except UserError as error:
+                place = self.out / "models" / f"{system.name}-seed{seed}"
+                raise UserError(f"{error} Or remove {place}, to train it again.") from error
+        about: dict[str, Any] = {} if system.train is not None else {"trained": False}
+        with ExitStack() as stack:
+            plain = _next_logits(model, tokenizer, prompts) if made.projection or system.decoding else None
+            if made.projection is not None:
+                from untax.edits import projection
+
+                stack.enter_context(projection.load(made.projection).applied(model))
+                about["wrapper"] = f"projection ({', '.join(edit.name for edit in system.edits)})"
+            applied = None
+            if system.decoding is not None:
+                method = methods.find("decoding", system.decoding.name)
+                applied = stack.enter_context(method(model, tokenizer, **system.decoding.options))
+                about["wrapper"] = applied.name
+            if plain is not None:
+                about |= _seen_to_act(model, tokenizer, prompts, plain, applied)
+            yield model, applied, about
+
+    def predicted(self, system: System, made: Made) -> dict[str, float | None] | None:
+        """What the gradients of the base say of a training before it, by name; None where more than its objective decides what it costs.
+
+        Kept in the run folder: the same training is looked at once for all seeds.
+        """
+        train = system.train
+        if not self.recipe.report.predict or train is None or not _is_plain(system):
+            return None
+        from untax import references as rows
+        from untax.diagnostics import conflict
+
+        rate, steps = float(train.arguments.get("learning_rate", 2e-5)), len(made.log)
+        data = system.data.model_dump(mode="json")
+        told = [rate, steps, data, train.objective.name, self.recipe.report.predict, self.recipe.model.model_dump()]
+        key = _digest(json.dumps(told))
+        kept = self.out / "data" / f"predicted-{key}.json"
+        if not kept.is_file():
+            model, tokenizer = load(self.recipe, self.base_path)
+            targets = _targets(self.shown[system.name].records, train.objective.name)
+            made_of = conflict.predict(
+                model, tokenizer,
+                rows.of_records("safety", targets, tokenizer, prompt=system.data.prompt, max_length=self._room(system)),
+                self.references.tokenised(self.recipe.report.predict, tokenizer, self._room(system)),
+                learning_rate=rate, steps=steps,
+            )  # fmt: skip
+            files.write_json(kept, made_of.as_dict()["predictors"])
+        found: dict[str, float | None] = json.loads(kept.read_text(encoding="utf-8"))
+        return found
 
     def _train(self, system: System, seed: int) -> Any:
         from untax.train import loop
 
         model, tokenizer = self._start(system, seed)
         train, shown = system.train, self.shown[system.name]
+        assert train is not None
 
         def plugged(plug: Plug) -> loop.Plugged:
             return loop.Plugged(plug.name, plug.options, self._references(system, [plug], tokenizer, model))
@@ -409,9 +546,13 @@ class Making:
         """The model that training begins with: the base, or what another system has become with the same seed."""
         from untax import models
 
-        if system.train.start is None:
+        if system.train is None or system.train.start is None:
             return load(self.recipe, self.base_path)
         begun = self.make(self.systems[system.train.start], seed)
+        if begun.model_dir is None or begun.projection is not None:
+            raise RecipeError(
+                f"{system.name}: train.start is '{system.train.start}', which changes no weights: there is nothing to begin with."
+            )
         model, tokenizer = models.load(
             begun.model_dir, dtype=self.recipe.model.dtype, device=self.recipe.model.device,
             trust_remote_code=self.recipe.model.trust_remote_code,
@@ -421,15 +562,19 @@ class Making:
     def _references(self, system: System, plugs: Sequence[Plug], tokenizer: Any, model: Any) -> dict[str, Any]:
         from untax import models
 
-        every = list(self.recipe.references)
-        names = dict.fromkeys(
-            name for plug in plugs for name in (every if plug.references is None else plug.references)
-        )
         room = self._room(system)
-        return self.references.tokenised(list(names), tokenizer, models.context_length(model) if room is None else room)
+        names = self._named(plugs)
+        return self.references.tokenised(names, tokenizer, models.context_length(model) if room is None else room)
+
+    def _named(self, plugs: Sequence[Plug]) -> list[str]:
+        """The sets of references that some methods get."""
+        every = list(self.recipe.references)
+        return list(
+            dict.fromkeys(name for plug in plugs for name in (every if plug.references is None else plug.references))
+        )
 
     def _room(self, system: System) -> int | None:
-        length = system.train.arguments.get("max_length")
+        length = None if system.train is None else system.train.arguments.get("max_length")
         return int(length) if length is not None else None
 
 
@@ -446,11 +591,62 @@ def _merged(model: Any, tokenizer: Any, trained: Any) -> Any:
     return replace(trained, model_dir=folder, adapter=False)
 
 
-def _wants_rows(folder: str, name: str) -> bool:
-    """Whether a method cannot do without reference rows; a penalty says so itself when it is made."""
+def _is_plain(system: System) -> bool:
+    """Whether a training is what its gradients at the start speak of: nothing holds the model, nothing is mixed in or edited."""
+    train = system.train
+    plain = (
+        train is not None and train.gradients is None and not train.penalties and train.lora is None and not train.start
+    )
+    return plain and not system.edits and not system.data.mix and system.decoding is None
+
+
+def _targets(records: Sequence[ContrastiveRecord], objective: str) -> list[ContrastiveRecord]:
+    """What a training shows, one text a record: the references, and where an objective trains on both members of a pair the other, too."""
+    if objective not in BOTH_MEMBERS:
+        return list(records)
+    return [replace(record, positives=(one,)) for record in records for one in record.positives]
+
+
+def _folder(where: str) -> str:
+    """The folder of methods that a place in a recipe speaks of: `train.penalties[0]` is of `penalties`."""
+    return where.removeprefix("train.").partition("[")[0]
+
+
+def _wants_rows(folder: str, plug: Plug) -> bool:
+    """Whether a method cannot do without reference rows; a penalty says so itself when it is made without any."""
     if folder == "edits":
-        return any(option.name == "references" for option in methods.get(folder, name).options)
-    return folder == "gradients"
+        return any(option.name in ("references", "texts") for option in methods.get(folder, plug.name).options)
+    if folder == "gradients":
+        return True
+    from untax.train import loop
+
+    try:
+        loop.check_plugged(folder, loop.Plugged(plug.name, {}, {}))
+    except RecipeError:
+        return True
+    return False
+
+
+def _reads_texts(edits: Sequence[Plug]) -> bool:
+    return any(option.name == "texts" for edit in edits for option in methods.get("edits", edit.name).options)
+
+
+def _next_logits(model: Any, tokenizer: Any, prompts: Sequence[str]) -> Any:
+    from untax.decoding import common
+
+    return common.next_logits(model, tokenizer, prompts)
+
+
+def _seen_to_act(model: Any, tokenizer: Any, prompts: Sequence[str], plain: Any, applied: Any) -> dict[str, Any]:
+    """Whether what lies round the model moves its logits on some prompts, and whether an instruction opens what it is given."""
+    from untax import models, selfcheck
+
+    about: dict[str, Any] = {"effect": selfcheck.effect(plain, _next_logits(model, tokenizer, prompts))}
+    if applied is not None and applied.prefix_ids:
+        rows = [models.prompt_ids(tokenizer, prompt) for prompt in prompts]
+        opening = len(models.opening_ids(tokenizer))
+        about["prefix"] = selfcheck.prefix(applied.asked(rows), applied.prefix_ids, opening=opening)
+    return about
 
 
 def _as_mappings(edits: Sequence[Plug]) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ __all__ = [
     "generate",
     "has_adapter",
     "load",
+    "locate",
     "no_loading_bar",
     "opening_ids",
     "prompt_ids",
@@ -91,12 +92,12 @@ def load(
             f"dtype '{dtype}' is not known.{methods.did_you_mean(dtype, known)} There are: {', '.join(known)}."
         )
     target = _device(device)
-    folder = _locate(name_or_path, allow_network)
+    folder = locate(name_or_path, allow_network)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         if adapter is not None:
             raise UserError(f"{folder} is an adapter already; give its base model first and one adapter, not two.")
         adapter, folder = folder, _base_of(folder, allow_network)
-    adapter_folder = None if adapter is None else _locate(adapter, allow_network)
+    adapter_folder = None if adapter is None else locate(adapter, allow_network)
     _check_files(folder)
     tokenizer = _load_tokenizer(folder, adapter_folder, trust_remote_code)
     model = _load_weights(folder, dtype, trust_remote_code)
@@ -122,12 +123,12 @@ def check(
     Raises: UserError where `load` would find at once that it cannot go on.
     """
     _device(device)
-    folder = _locate(name_or_path, allow_network)
+    folder = locate(name_or_path, allow_network)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         folder = _base_of(folder, allow_network)
     _check_files(folder)
     if adapter is not None:
-        _check_adapter(_locate(adapter, allow_network))
+        _check_adapter(locate(adapter, allow_network))
 
 
 def save(model: Any, tokenizer: Any, folder: str | Path) -> None:
@@ -184,7 +185,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _locate(name_or_path: str | Path, allow_network: bool) -> Path:
+def locate(name_or_path: str | Path, allow_network: bool) -> Path:
     """The local folder of a model or an adapter; a hub name is fetched into the usual cache when that is allowed."""
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -221,7 +222,7 @@ def _base_of(adapter: Path, allow_network: bool) -> Path:
         raise UserError(f"{adapter}/adapter_config.json names no base model; give the base and adapter={adapter}.")
     beside = adapter / str(name)
     try:
-        return beside if beside.is_dir() else _locate(str(name), allow_network)
+        return beside if beside.is_dir() else locate(str(name), allow_network)
     except UserError as error:
         raise UserError(
             f"{adapter} is an adapter on '{name}', which cannot be found: {error} Give the base model and adapter={adapter}."

@@ -69,12 +69,15 @@ class Counts:
     """What a loss divides by. Of one batch, or (added up) of all the batches of one optimiser step.
 
     `contrasted` sources have two positives and one negative or more. `toxicity` is the highest of their negatives.
-    `alone_tokens` are the reference tokens of sources without a negative.
+    `alone_tokens` are the reference tokens of sources without a negative. `pairs` are the further positives of a source
+    whose ids are not those of its reference.
     """
 
     sources: int = 0
     reference_tokens: int = 0
     alone_tokens: int = 0
+    positive_tokens: int = 0
+    pairs: int = 0
     contrasted: int = 0
     negatives: int = 0
     negative_tokens: int = 0
@@ -156,6 +159,8 @@ def collate(examples: Sequence[Example], *, pad_id: int = 0) -> Batch:
         sources=len(examples),
         reference_tokens=sum(len(e.targets[0].ids) for e in examples),
         alone_tokens=sum(len(e.targets[0].ids) for e in examples if all(t.positive for t in e.targets)),
+        positive_tokens=sum(len(t.ids) for _, t in targets if t.positive),
+        pairs=sum(t.positive and t.ids != e.targets[0].ids for e in examples for t in e.targets),
         contrasted=sum(contrasted),
         negatives=len(negatives),
         negative_tokens=sum(len(t.ids) for _, t in negatives),
@@ -330,6 +335,13 @@ class Pass:
         ids_M = self.batch.targets_NT[rows_N][mask_RT]
         logps_M = -F.cross_entropy(logits_MV.float(), ids_M, reduction="none")
         return torch.zeros(mask_RT.shape, device=logps_M.device).masked_scatter(mask_RT, logps_M)
+
+    def logits(self, rows_M: Tensor, places_M: Tensor) -> Tensor:
+        """Logits (M, V) in float32 of what stands at a place (0: its first token) of a target, given all before it."""
+        states_NLH, logits_NLV = self._run  # from the last prompt token on: place t is foretold at index t
+        if logits_NLV is not None:
+            return logits_NLV[rows_M, places_M].float()
+        return self.decoder.head(states_NLH[rows_M, places_M]).float()
 
     @cached_property
     def _run(self) -> tuple[Tensor, Tensor | None]:

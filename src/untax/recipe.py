@@ -25,7 +25,11 @@ from untax.types import RecipeError
 __all__ = ["Recipe", "System", "load", "parse", "systems", "to_yaml"]
 
 #: options of gradients, penalties and edits that the plumbing fills
-GIVEN = ("references", "model", "adapter")
+GIVEN = ("references", "model", "adapter", "tokenizer", "texts")
+#: kinds of augmentation that are no texts of their own: nothing has to be scored
+UNSCORED = {"counterfactual"}
+#: what a control may override of the main system
+PARTS = ("train", "data", "edits", "decoding")
 
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _SYSTEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
@@ -47,10 +51,10 @@ class ModelSection(_Section):
 
 
 class AugmentSection(_Section):
-    """How positives and negatives are made; `scorer` builds data and never judges it."""
+    """How positives and negatives are made; `scorer` builds data and never judges it. Words exchanged for words need none."""
 
     kinds: list[str] = Field(min_length=1)
-    scorer: str
+    scorer: str | None = None
     finder: str = "rules"
     lexicon: str | None = None
     generators: dict[str, str] = Field(default_factory=dict)
@@ -68,6 +72,10 @@ class AugmentSection(_Section):
     def _of_the_kinds(self) -> AugmentSection:
         from untax.data.augment.run import GIVEN
 
+        if self.scorer is None and set(self.kinds) - UNSCORED:
+            raise ValueError(
+                "'scorer' is missing: say what leaves toxic texts out (words:FILE, fit:FILE, ngram:FILE, hf:DIR)"
+            )
         for key, named in (("generators", self.generators), ("options", self.options)):
             for kind in named:
                 if kind not in self.kinds:
@@ -130,12 +138,12 @@ class DataSection(_Section):
     """Training records. Relative paths start at `dir`; `dir: lab` is the embedded world.
 
     `kind: pairs` reads parallel texts (columns `positives`, `negatives`): their common beginning becomes the source.
-    `prompt-completion` and `preference` are TRL's; their prompt becomes the source.
+    `prompt-completion` and `preference` are TRL's; their prompt becomes the source. `text` has no prompt and no source.
     """
 
     dir: str = "lab"
     train: str = "train.jsonl"
-    kind: Literal["contrastive", "pairs", "prompt-completion", "preference"] = "contrastive"
+    kind: Literal["contrastive", "pairs", "prompt-completion", "preference", "text"] = "contrastive"
     columns: dict[str, str] = Field(default_factory=dict)
     limit: int | None = Field(default=None, gt=0)
     on_error: Literal["raise", "skip"] = "raise"
@@ -174,6 +182,15 @@ class Objective(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Decoding(Objective):
+    """A method of `decoding/` and its options: it changes what is said, and leaves the weights alone."""
+
+    @model_validator(mode="after")
+    def _known_method(self) -> Decoding:
+        methods.check_options("decoding", self.name, self.options, where="decoding")
+        return self
+
+
 class Plug(Objective):
     """A method of `gradients/`, `penalties/` or `edits/` and its options; `references` names sets of the recipe (all, when left out)."""
 
@@ -208,8 +225,8 @@ class TrainSection(BaseModel):
     @model_validator(mode="after")
     def _known_method(self) -> TrainSection:
         methods.check_options(
-            "objectives", self.objective.name, self.objective.options, where="train.objective", given=("prompt",)
-        )
+            "objectives", self.objective.name, self.objective.options, where="train.objective", given=("prompt", "tokenizer")
+        )  # fmt: skip
         if self.gradients is not None:
             methods.check_options(
                 "gradients", self.gradients.name, self.gradients.options, where="train.gradients", given=GIVEN
@@ -250,7 +267,10 @@ class FrontSection(_Section):
 
 
 class ReportSection(_Section):
+    """`predict` names sets of references: what their gradients say of each plain training is kept beside what it cost."""
+
     title: str | None = None
+    predict: list[str] = Field(default_factory=list)
     resamples: int = Field(default=10_000, ge=100)
     front: FrontSection = Field(default_factory=FrontSection)
 
@@ -269,17 +289,26 @@ class Recipe(_Section):
     model: ModelSection = Field(default_factory=ModelSection)
     data: DataSection = Field(default_factory=DataSection)
     references: dict[str, ReferenceSection] = Field(default_factory=dict)
-    train: TrainSection
+    train: TrainSection | None = None
     edits: list[Plug] = Field(default_factory=list)
+    decoding: Decoding | None = None
     sweep: dict[str, list[Any]] = Field(default_factory=dict)
     controls: dict[str, dict[str, Any]] = Field(default_factory=dict)
     measure: MeasureSection = Field(default_factory=MeasureSection)
     report: ReportSection = Field(default_factory=ReportSection)
 
-    @field_validator("edits", mode="before")
+    @field_validator("edits", "decoding", mode="before")
     @classmethod
     def _bare_names(cls, value: Any) -> Any:
         return _named(value)
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Recipe:
+        if self.train is None and not self.edits and self.decoding is None:
+            raise ValueError(
+                "'train' is missing, and there are no 'edits' and no 'decoding' either: nothing would be done to the model"
+            )
+        return self
 
     @field_validator("references")
     @classmethod
@@ -288,6 +317,16 @@ class Recipe(_Section):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
                 raise ValueError(f"'{name}' cannot name a set of references: letters, digits, '.', '-' and '_' only")
         return references
+
+    @model_validator(mode="after")
+    def _predicts_from_references(self) -> Recipe:
+        for name in self.report.predict:
+            if name not in self.references:
+                raise ValueError(
+                    f"report.predict names '{name}', which is no set of references.{methods.did_you_mean(name, self.references)} "
+                    f"There are: {', '.join(self.references) or 'none'}"
+                )
+        return self
 
     @field_validator("seeds")
     @classmethod
@@ -308,12 +347,16 @@ class Recipe(_Section):
 
 
 class System(_Section):
-    """One row of the comparison: its name and how it is made. Members of a sweep share a `family` and differ in `strength`."""
+    """One row of the comparison: its name and how it is made. Members of a sweep share a `family` and differ in `strength`.
+
+    Without `train` it is the base itself, edited or decoded otherwise: the same for every seed.
+    """
 
     name: str
-    train: TrainSection
+    train: TrainSection | None
     data: DataSection
     edits: list[Plug] = Field(default_factory=list)
+    decoding: Decoding | None = None
     family: str = ""
     strength: dict[str, Any] = Field(default_factory=dict)
 
@@ -326,59 +369,80 @@ class System(_Section):
     @property
     def plugs(self) -> list[tuple[str, Plug]]:
         """Every method with references, and where it stands."""
-        found = [] if self.train.gradients is None else [("train.gradients", self.train.gradients)]
-        found += [(f"train.penalties[{i}]", one) for i, one in enumerate(self.train.penalties)]
+        found = []
+        if self.train is not None:
+            found += [] if self.train.gradients is None else [("train.gradients", self.train.gradients)]
+            found += [(f"train.penalties[{i}]", one) for i, one in enumerate(self.train.penalties)]
         return found + [(f"edits[{i}]", one) for i, one in enumerate(self.edits)]
 
 
 def systems(recipe: Recipe) -> list[System]:
-    """The main system, named after its objective, and its controls, each the main system with its overrides laid over.
+    """The main system, named after its objective (without training after its last edit, or its decoding), and its controls.
 
+    A control is the main system with its overrides laid over; `train: null` leaves the base untrained.
     Raises: RecipeError when an override does not make a valid system, two systems share a name, or one starts where none has ended.
     """
     main: dict[str, Any] = {
-        "train": _dump(recipe.train),
+        "train": None if recipe.train is None else _dump(recipe.train),
         "data": _dump(recipe.data),
         "edits": [_dump(edit) for edit in recipe.edits],
+        "decoding": None if recipe.decoding is None else _dump(recipe.decoding),
     }
     found: list[System] = []
-    for system in _family(recipe.train.objective.name, main, recipe.sweep, "recipe"):
+    for system in _family(_main_name(recipe), main, recipe.sweep, "recipe"):
         _add(found, system, recipe, "recipe")
     for name, override in recipe.controls.items():
         where = f"controls.{name}"
-        unknown = [key for key in override if key not in ("train", "data", "edits", "sweep")]
+        unknown = [key for key in override if key not in (*PARTS, "sweep")]
         if unknown:
             raise RecipeError(
-                f"{where}: unknown key '{unknown[0]}'. A control overrides 'train', 'data' and 'edits' of the main system, and may have a "
-                "'sweep' of its own."
+                f"{where}: unknown key '{unknown[0]}'.{methods.did_you_mean(unknown[0], PARTS)} A control overrides 'train', 'data', 'edits' and "
+                "'decoding' of the main system, and may have a 'sweep' of its own."
             )
         if name == found[0].family:
             raise RecipeError(f"{where}: the main system is already called '{name}' (after its objective); rename it.")
+        train = override.get("train", {})
+        if train == {} and main["train"] is None:
+            train = None
         tree = {
-            "train": _lay_over(main["train"], override.get("train", {}), where),
+            "train": None if train is None else _lay_over(main["train"] or {}, train, where),
             "data": _lay_over(main["data"], override.get("data", {}), where),
             "edits": _named(override.get("edits", main["edits"])),
+            "decoding": _named(override.get("decoding", main["decoding"])),
         }
         for key in ("objective", "gradients", "penalties"):  # a sweep reaches into them
-            tree["train"][key] = _named(tree["train"][key])
+            if tree["train"] is not None and key in tree["train"]:
+                tree["train"][key] = _named(tree["train"][key])
         for system in _family(name, tree, override.get("sweep", recipe.sweep), where):
             _add(found, system, recipe, where)
     return found
 
 
+def _main_name(recipe: Recipe) -> str:
+    if recipe.train is not None:
+        return recipe.train.objective.name
+    return recipe.decoding.name if recipe.decoding is not None else recipe.edits[-1].name
+
+
+def _made_of(system: System) -> tuple[Any, ...]:
+    """What makes a system another one than its neighbour: data that nobody trains on do not."""
+    return (system.train, None if system.train is None else system.data, system.edits, system.decoding)
+
+
 def _add(found: list[System], system: System, recipe: Recipe, where: str) -> None:
-    twin = next(
-        (o.name for o in found if (o.train, o.data, o.edits) == (system.train, system.data, system.edits)), None
-    )
-    if twin is not None:
+    if system.train is None and not system.edits and system.decoding is None:
         raise RecipeError(
-            f"{where}: it is trained exactly like '{twin}': one system counted twice. Change or remove it."
+            f"{where}: it is not trained, not edited and not decoded otherwise: it is the base, which is measured anyway. "
+            "Give it 'edits' or 'decoding'."
         )
+    twin = next((other.name for other in found if _made_of(other) == _made_of(system)), None)
+    if twin is not None:
+        raise RecipeError(f"{where}: it is made exactly like '{twin}': one system counted twice. Change or remove it.")
     if system.name in [other.name for other in found]:
         raise RecipeError(
             f"{where}: two systems are called '{system.name}'. A name shows six digits of a swept number."
         )
-    start = system.train.start
+    start = None if system.train is None else system.train.start
     if start is not None and start not in [other.name for other in found]:
         before = [other.name for other in found]
         raise RecipeError(
@@ -428,7 +492,7 @@ def _set(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     """Put a value at a dotted key; a number in it is a place in a list. Only the last key may be new."""
     keys = dotted.split(".")
     if len(keys) < 2 or keys[0] not in tree:
-        raise RecipeError(f"{where}: sweep.{dotted}: a key begins with 'train.', 'data.' or 'edits.'.")
+        raise RecipeError(f"{where}: sweep.{dotted}: a key begins with 'train.', 'data.', 'edits.' or 'decoding.'.")
     place: Any = tree
     for key in keys[:-1]:
         inner: Any = None

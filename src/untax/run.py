@@ -58,6 +58,9 @@ LIBRARIES = (
 #: systems whose curves and examples stand on the page; more would make it too heavy to open
 MOST_SHOWN = 12
 
+#: prompts on which a method that acts while decoding must be seen to act
+TRIED = 32
+
 #: a step of fewer seconds did no work: it found what an earlier try had finished
 FOUND_AGAIN = 1.0
 
@@ -142,7 +145,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     all_systems = recipes.systems(recipe)
-    journal = _Journal(out / "log.jsonl", steps=4 + 2 * len(all_systems) * len(recipe.seeds))
+    journal = _Journal(out / "log.jsonl", steps=4 + 2 * len(_works(all_systems, recipe.seeds)))
     files.write_json(out / "environment.json", environment(command))
 
     from untax import measure
@@ -151,7 +154,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     quiet_libraries()
     suite = measure.load_suite(recipe.measure.suite, data_dir=directory, max_items=recipe.measure.max_items)
     base_path = making.base_path_of(recipe)
-    building = _building_scorer_of(recipe, directory, out)
+    building = making.building_scorers(recipe, all_systems, directory, out)
     _check_all(recipe, all_systems, suite, base_path, building)
 
     journal.step("data: read, augment, check")
@@ -174,7 +177,9 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
         batch_size=recipe.measure.batch_size, progress=progress,
     )  # fmt: skip
     tables.write(base_scores, out / "scores" / "base")
-    if all(s.train.lora is not None and s.train.start is None and not s.edits for s in all_systems):
+    if all(
+        s.train is not None and s.train.lora is not None and s.train.start is None and not s.edits for s in all_systems
+    ):
         base = None  # an adapter that is switched off is the base: one load serves both
 
     measured, curves = _measured(recipe, all_systems, maker, suite, (base, tokenizer), seen, journal, out, progress)
@@ -195,11 +200,13 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
         out,
         title=recipe.report.title or recipe.about or recipe.name,
         curves={f"{name}-seed{seed}": curves[f"{name}-seed{seed}"] for name in shown for seed in recipe.seeds},
-        # the lab's posts are clean by construction; elsewhere prompts of safety metrics are blurred too
+        # embedded data are clean by construction; elsewhere prompts of safety metrics are blurred too
         examples=[
             example
             for name in shown
-            for example in examples.collect(base_scores, measured[name], prompts_are_safe=recipe.data.dir == "lab")
+            for example in examples.collect(
+                base_scores, measured[name], prompts_are_safe=recipe.data.dir in making.EMBEDDED
+            )
         ],
         environment=environment(command),
         command=command,
@@ -216,6 +223,11 @@ def _shown(all_systems: Sequence[System]) -> list[str]:
     return [system.name for system in all_systems if system.name in first.values()][:MOST_SHOWN]
 
 
+def _works(all_systems: Sequence[System], seeds: Sequence[int]) -> list[tuple[int, System]]:
+    """What has to be made and measured, in order: every system with every seed, and once what no seed can change."""
+    return [(seed, system) for seed in seeds for system in all_systems if system.train is not None or seed == seeds[0]]
+
+
 def _measured(
     recipe: Recipe,
     all_systems: Sequence[System],
@@ -227,34 +239,45 @@ def _measured(
     out: Path,
     progress: bool,
 ) -> tuple[dict[str, list[Scores]], dict[str, Sequence[Mapping[str, float]]]]:
-    """Every system trained and measured with every seed, and what was logged while it was trained; `seen` is about its data."""
-    from untax import measure, models
+    """Every system made and measured with every seed, and what was logged while it was trained; `seen` is about its data."""
+    from untax import measure
 
     measured: dict[str, list[Scores]] = {system.name: [] for system in all_systems}
     curves: dict[str, Sequence[Mapping[str, float]]] = {}
-    for seed in recipe.seeds:
-        for system in all_systems:
-            name = f"{system.name}-seed{seed}"
-            journal.step(f"{name}: train")
-            made = maker.make(system, seed)
-            curves[name] = made.log
-            journal.step(f"{name}: measure")
-            try:
-                tuned, _ = models.load(
-                    made.model_dir, dtype=recipe.model.dtype, device=recipe.model.device,
-                    trust_remote_code=recipe.model.trust_remote_code,
-                )  # fmt: skip
-            except UserError as error:
-                raise UserError(f"{error} Or remove {out / 'models' / name}, to train it again.") from error
+    prompts = _some_prompts(suite)
+    for seed, system in _works(all_systems, recipe.seeds):
+        name = f"{system.name}-seed{seed}"
+        journal.step(f"{name}: train")
+        made = maker.make(system, seed)
+        curves[name] = made.log
+        foretold = maker.predicted(system, made)
+        journal.step(f"{name}: measure")
+        with maker.opened(system, made, prompts, seed) as (tuned, decoding, told):
             scores = measure.measure(
                 tuned, base[1], suite, system=system.name, seed=seed, base=None if made.adapter else base[0],
-                cache_dir=out / "scores" / name / "cache", batch_size=recipe.measure.batch_size, progress=progress,
+                cache_dir=out / "scores" / name / "cache", batch_size=recipe.measure.batch_size, decoding=decoding,
+                progress=progress,
             )  # fmt: skip
-            about = {**scores.about, **seen[system.name], "family": system.family, "strength": system.strength}
-            scores = replace(scores, about=about)
-            tables.write(scores, out / "scores" / name)
-            measured[system.name].append(scores)
+        if foretold is not None:
+            told["predicted"] = foretold
+        about = {**scores.about, **seen[system.name], **told, "family": system.family, "strength": system.strength}
+        scores = replace(scores, about=about)
+        # what no seed changes stands beside every seed of the others
+        for same in [seed] if system.train is not None else recipe.seeds:
+            measured[system.name].append(replace(scores, seed=same))
+            tables.write(measured[system.name][-1], out / "scores" / f"{system.name}-seed{same}")
+            curves.setdefault(f"{system.name}-seed{same}", made.log)
     return measured, curves
+
+
+def _some_prompts(suite: Any) -> list[str]:
+    """A few of the suite's own prompts (or texts, where it asks none): what a method that acts while decoding is tried on."""
+    items = [item for line in suite.lines for item in line.items]
+    found = dict.fromkeys(item.prompt for item in items if item.prompt) or dict.fromkeys(
+        text for item in items for text in (item.text, *item.choices) if text
+    )
+    every = list(found)
+    return every[:: max(1, len(every) // TRIED)][:TRIED]
 
 
 def _with_front(outcome: Outcome, recipe: Recipe) -> Outcome:
@@ -318,25 +341,21 @@ def _claim(recipe: Recipe, out: Path) -> None:
     files.write(marker, resolved)
 
 
-def _check_all(recipe: Recipe, all_systems: Sequence[System], suite: Any, base_path: str, building: Any) -> None:
+def _check_all(
+    recipe: Recipe, all_systems: Sequence[System], suite: Any, base_path: str, building: Mapping[str, Any]
+) -> None:
     """Everything that can be refused before work begins."""
     from untax import models
 
     _check_margins(recipe.measure.margins, [line.spec.name for line in suite.lines])
-    _check_prompts(recipe, suite)
+    _check_prompts(all_systems, suite)
     _check_training(all_systems)
     _check_front(recipe, all_systems, suite)
     models.check(
         base_path, adapter=recipe.model.adapter, device=recipe.model.device, allow_network=recipe.allow_network
     )
-    if building is not None:
-        _check_apart(recipe, suite, building)
-
-
-def _building_scorer_of(recipe: Recipe, directory: Path, out: Path) -> Any:
-    if recipe.data.augment is None:
-        return None
-    return making.building_scorer(recipe.data.augment.scorer, directory, making.kept_scorer(out))
+    for scorer in building.values():
+        _check_apart(recipe, suite, scorer)
 
 
 def _check_training(all_systems: Sequence[System]) -> None:
@@ -347,11 +366,12 @@ def _check_training(all_systems: Sequence[System]) -> None:
 
     for system in all_systems:
         try:
-            loop.check_objective(system.train.objective.name, system.train.objective.options)
-            loop.check_arguments(system.train.arguments, system.train.lora)
+            if system.train is not None:
+                loop.check_objective(system.train.objective.name, system.train.objective.options)
+                loop.check_arguments(system.train.arguments, system.train.lora)
             for where, plug in system.plugs:
-                folder = where.removeprefix("train.").partition("[")[0]
-                if folder != "edits":  # its rows are read later
+                if not where.startswith("edits"):  # its rows are read later
+                    folder = where.removeprefix("train.").partition("[")[0]
                     loop.check_plugged(folder, loop.Plugged(plug.name, plug.options, {"": References("", ())}))
             editing.check([{"name": edit.name, **edit.options} for edit in system.edits])
         except RecipeError as error:
@@ -384,15 +404,17 @@ def _check_margins(margins: Mapping[str, float], known: Sequence[str]) -> None:
             )
 
 
-def _check_prompts(recipe: Recipe, suite: Any) -> None:
-    """A system must be asked as it was trained: a suite's prompt around a source is the recipe's."""
+def _check_prompts(all_systems: Sequence[System], suite: Any) -> None:
+    """A system must be asked as it was trained: a suite's prompt around a source is that of its data, where they have sources."""
+    trained = {s.name: s.data.prompt for s in all_systems if s.train is not None and s.data.kind != "text"}
     for line in suite.lines:
         prompt = str(line.spec.settings.get("prompt", ""))
-        if "{source}" in prompt and prompt != recipe.data.prompt:
-            raise RecipeError(
-                f"data.prompt is {recipe.data.prompt!r}, but the suite asks '{line.spec.name}' with {prompt!r}: "
-                "the model would be trained on one prompt and measured on another. Make them equal."
-            )
+        for name, own in trained.items():
+            if "{source}" in prompt and prompt != own:
+                raise RecipeError(
+                    f"data.prompt is {own!r} for '{name}', but the suite asks '{line.spec.name}' with {prompt!r}: "
+                    "the model would be trained on one prompt and measured on another. Make them equal."
+                )
 
 
 def _check_apart(recipe: Recipe, suite: Any, building: Any) -> None:
@@ -536,8 +558,11 @@ def augment_file(
     on_error: Literal["raise", "skip"],
     seed: int,
     progress: bool,
+    rows: str = "contrastive",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """Read records, make positives and negatives, write them as JSONL; returns the table of what was made and rejected."""
+    from untax.data import convert
     from untax.data import load as loading
     from untax.data.augment import run as augmenting
 
@@ -551,13 +576,14 @@ def augment_file(
         raise RecipeError(
             f"{out} exists and was not made by augmenting; nothing was touched. Give another file with --out."
         )
-    loaded = loading.load(source, columns=dict(columns), on_error=on_error, limit=limit, kind="contrastive")
+    loaded = loading.load(source, columns=dict(columns), on_error=on_error, limit=limit, kind=rows)
+    records = convert.as_records(loaded.records, rows)
     building = (
         making.building_scorer(scorer, Path(), out.with_name(out.name + ".scorer.safetensors")) if scorer else None
     )
     report = augmenting.augment(
-        list(loaded.records), out, kinds=list(kinds), seed=seed, scorer=building, finder=finder, lexicon=lexicon,
-        generators=dict(generators), progress=progress,
+        records, out, kinds=list(kinds), seed=seed, scorer=building, finder=finder, lexicon=lexicon,
+        generators=dict(generators), options=options, progress=progress,
     )  # fmt: skip
     return f"{loaded.summary()}\n{report}\nWrote {out}"
 

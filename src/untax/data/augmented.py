@@ -44,7 +44,7 @@ class AugmentReport:
     """The whole augmentation: sources read, kept and dropped, and one row per kind.
 
     `few_positives` sources have only their reference and train cross-entropy alone; `no_negatives` have nothing to be
-    contrasted with. `key` identifies records and settings, `result` the written file.
+    contrasted with. `key` identifies records and settings, `result` the written file; `notes` is what else a kind counted.
     """
 
     read: int
@@ -69,13 +69,18 @@ class AugmentReport:
                 rows[row.kind, row.generator] = row if before is None else _sum(before, row)
         dropped: Counter[str] = Counter()
         spans: Counter[str] = Counter()
+        notes: Counter[str] = Counter()
         for chunk in counts:
             dropped.update(chunk["dropped"])
             spans.update(chunk["with_spans"])
+            notes.update(chunk.get("notes", {}))
         totals = {
             name: sum(chunk[name] for chunk in counts) for name in ("read", "kept", "few_positives", "no_negatives")
         }
-        return cls(dropped=dict(dropped), rows=tuple(rows.values()), with_spans=dict(spans), key=key, **totals)
+        told = tuple(f"{what}: {count}" for what, count in sorted(notes.items()))
+        return cls(
+            dropped=dict(dropped), rows=tuple(rows.values()), with_spans=dict(spans), key=key, notes=told, **totals
+        )
 
     def dropped_text(self) -> str:
         """Why sources were dropped, with counts."""
@@ -90,10 +95,13 @@ class AugmentReport:
         if self.kept:
             shares = ", ".join(f"{name}s {count / self.kept:.1%}" for name, count in sorted(self.with_spans.items()))
             lines.append(f"texts with a span to pool over: {shares}")
-            lines.append(
-                f"only one positive (cross-entropy alone): {self.few_positives}; without a negative: {self.no_negatives}"
-            )
-        return lines
+            if self.no_negatives == self.kept:
+                lines.append(f"only one positive: {self.few_positives}; no negatives: nothing is contrasted")
+            else:
+                lines.append(
+                    f"only one positive (cross-entropy alone): {self.few_positives}; without a negative: {self.no_negatives}"
+                )
+        return [*lines, *self.notes]
 
     def table(self) -> Any:
         """The rows as a rich table."""

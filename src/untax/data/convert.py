@@ -34,7 +34,7 @@ def as_records(loaded: Iterable[Any], kind: str) -> list[ContrastiveRecord]:
 
     Raises: UserError for a kind that has no reference to train on, and as `from_preference` and `from_prompt_completion` do.
     """
-    if kind in ("contrastive", "pairs"):
+    if kind in ("contrastive", "pairs", "text"):
         return list(loaded)
     if kind == "preference":
         return from_preference(loaded)

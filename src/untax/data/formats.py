@@ -13,10 +13,11 @@ from typing import Any
 
 from untax.types import Candidate, ContrastiveRecord
 
-__all__ = ["FORMATS", "BadRow", "check_texts", "plain", "record_from", "to_dict"]
+__all__ = ["FORMATS", "BadRow", "check_texts", "plain", "record_from", "text_from", "to_dict"]
 
 #: what tables hold beside JSON's own types and JSON can hold as a text
 DATED = datetime.date | datetime.time | decimal.Decimal
+RECORD_KEYS = ("id", "source", "positives", "negatives", "reference")
 CANDIDATE_KEYS = ("text", "kind", "generator", "edits", "toxicity")
 
 
@@ -171,12 +172,11 @@ FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 def record_from(fields: Mapping[str, Any], *, default_id: str) -> ContrastiveRecord:
     """A row as a contrastive record; a raw row with a source and a reference gets one positive.
 
+    A plain text has the source "", which a record may say and a raw row may not: there it is a mistake.
     Raises: BadRow when a field is missing, empty, of a wrong type or contradicts another.
     """
-    source = _text(fields, "source")
-    identifier = fields.get("id", default_id)
-    if isinstance(identifier, bool) or not isinstance(identifier, str | int) or not str(identifier).strip():
-        raise BadRow(f"field 'id' must be a text or a whole number, it is {_kind(identifier)}")
+    source = "" if fields.get("source") == "" and "positives" in fields else _text(fields, "source")
+    identifier = _identifier(fields, default_id)
     if "positives" in fields:
         positives = _candidates(fields["positives"], "positives", first_kind="reference", other_kind="positive")
         if not positives:
@@ -188,9 +188,27 @@ def record_from(fields: Mapping[str, Any], *, default_id: str) -> ContrastiveRec
     else:
         raise BadRow(f"field 'reference' (or 'positives') is missing; the row has: {', '.join(map(str, fields))}")
     negatives = _candidates(fields.get("negatives") or [], "negatives", first_kind="negative", other_kind="negative")
-    known = {"id", "source", "positives", "negatives", "reference"}
+    extra = {key: plain(value) for key, value in fields.items() if key not in RECORD_KEYS}
+    return ContrastiveRecord(identifier, source, positives, negatives, extra)
+
+
+def text_from(fields: Mapping[str, Any], *, default_id: str) -> ContrastiveRecord:
+    """A row with a `text` as a record without a source: its reference follows nothing.
+
+    Other columns are kept beside it, except those that would give it a source, other texts or a prompt of its own.
+    Raises: BadRow when the text is missing, empty or no text.
+    """
+    reference = Candidate(_text(fields, "text"), "reference")
+    known = {*RECORD_KEYS, "text", "prompt"}
     extra = {key: plain(value) for key, value in fields.items() if key not in known}
-    return ContrastiveRecord(str(identifier), source, positives, negatives, extra)
+    return ContrastiveRecord(_identifier(fields, default_id), "", (reference,), (), extra)
+
+
+def _identifier(fields: Mapping[str, Any], default: str) -> str:
+    value = fields.get("id", default)
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise BadRow(f"field 'id' must be a text or a whole number, it is {_kind(value)}")
+    return str(value)
 
 
 def _candidates(value: Any, name: str, *, first_kind: str, other_kind: str) -> tuple[Candidate, ...]:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from untax.data.files import MAX_CHARS, Row, read_rows, write_jsonl
-from untax.data.formats import FORMATS, BadRow, check_texts, plain, record_from, to_dict
+from untax.data.formats import FORMATS, BadRow, check_texts, plain, record_from, text_from, to_dict
 from untax.data.pairs import pair_from
 from untax.types import ContrastiveRecord, UserError
 
 __all__ = ["KINDS", "Loaded", "Skipped", "load", "write_records"]
 
-KINDS = ("contrastive", "pairs", *FORMATS)
+KINDS = ("contrastive", "pairs", "text", *FORMATS)
 Duplicates = Literal["error", "keep"]
 
 
@@ -36,7 +36,7 @@ class Skipped:
 class Loaded:
     """The records of a file and the rows that were left out.
 
-    `records` are `ContrastiveRecord`s for the kind "contrastive" and checked rows (dict) for TRL's formats.
+    `records` are `ContrastiveRecord`s for the kinds "contrastive", "pairs" and "text", and checked rows (dict) for TRL's formats.
     """
 
     records: tuple[Any, ...]
@@ -141,6 +141,8 @@ def _record(row: Row, columns: Mapping[str, str], kind: str, max_chars: int) -> 
         check_texts(value, str(name), max_chars)
     if kind == "pairs":
         return pair_from(fields, default_id=f"{Path(row.file).stem}-{row.line}")
+    if kind == "text":
+        return text_from(fields, default_id=f"{Path(row.file).stem}-{row.line}")
     if kind == "contrastive":
         return record_from(fields, default_id=f"{Path(row.file).stem}-{row.line}")
     checked: dict[str, Any] = plain(FORMATS[kind](fields))

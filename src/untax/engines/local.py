@@ -24,7 +24,8 @@ class Local:
     """A loaded causal language model and its tokenizer.
 
     `base` is what drift and shift are measured from; without it, an adapter is switched off for the purpose. The base itself
-    is measured with itself as `base`: its drift is 0. `base_tokenizer` is the base's own, where it has another.
+    is measured with itself as `base`: its drift is 0. `base_tokenizer` is the base's own, where it has another. `decoding` is
+    what a method of `decoding/` yields while it lies round the model.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Local:
         base: Any | None = None,
         base_tokenizer: Any | None = None,
         batch_size: int = 64,
+        decoding: Any | None = None,
     ) -> None:
+        self.decoding = decoding
         self.model = model
         self.tokenizer = tokenizer
         self.base = base
@@ -59,6 +62,8 @@ class Local:
             "versions": versions(LIBRARIES),
             "code": _code(),
         }
+        if self.decoding is not None:
+            told["wrapped"] = {"name": self.decoding.name, "options": self.decoding.options}
         if self._revision:
             told["revision"] = self._revision
         quantization = model.config.to_dict().get("quantization_config")
@@ -80,6 +85,7 @@ class Local:
         if limit is None or request in ("text", "drift", "induction"):
             return True
         prompt, choices, _ = ask
+        limit -= 0 if self.decoding is None else self.decoding.reserved
         longest = max((len(models.target_ids(self.tokenizer, c)) for c in choices), default=budget.max_new_tokens)
         return len(models.prompt_ids(self.tokenizer, prompt)) + longest <= limit
 

@@ -98,6 +98,13 @@ class EWC:
         terms = [thrifty(_cost, part, f) for part, f in zip(self.parts, self.fisher, strict=True)]
         return self.weight / 2 * torch.stack([term.to(terms[0].device) for term in terms]).sum()
 
+    def told(self) -> str:
+        """What it holds, for the summary of a training."""
+        return f"{len(self.parts)} tensors"
+
+    def release(self) -> None:
+        """Nothing: the model was not changed."""
+
 
 def _cost(part: Moved, fisher: Tensor) -> Tensor:
     shift = part.shift()

@@ -63,3 +63,10 @@ class KLAnchor:
         with still(model):
             total, tokens = self.start.kl(model, chosen)
         return self.weight * total / tokens
+
+    def told(self) -> str:
+        """What it holds, for the summary of a training."""
+        return f"{len(self.rows)} reference rows, {min(self.rows_per_step, len(self.rows))} a step"
+
+    def release(self) -> None:
+        """Nothing: the model was not changed."""

@@ -140,7 +140,8 @@ def encode(
     """Ids of every record, and a summary of what was cut, dropped and found.
 
     Prompt and target are encoded apart and joined, so target ids do not depend on the source. A record that is too long
-    loses the end of its source (or, with a prompt of its own, the beginning of that), never a token of a target.
+    loses the end of its source (or, with a prompt of its own, the beginning of that), never a token of a target. A record
+    without a source is a plain text: its prompt is empty, whatever the template.
     Raises: UserError for no records, an empty text, a target that does not fit, a toxicity outside [0, 1];
     RecipeError for a prompt without {source}.
     """
@@ -150,7 +151,9 @@ def encode(
         raise UserError("there are no records to train on.")
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no EOS token: the model could not learn where a text ends. Give it one.")
-    prompts = [_own_prompt(r) if "prompt" in r.extra else prompt.replace(SOURCE, r.source) for r in records]
+    prompts = [
+        _own_prompt(r) if "prompt" in r.extra else prompt.replace(SOURCE, r.source) if r.source else "" for r in records
+    ]
     texts = _Texts(records, prompts, tokenizer, find_all)
     summary: Counter[str] = Counter()
     blind: Counter[str] = Counter()
@@ -178,12 +181,14 @@ def encode(
             ids = _cut(ids, max_length - longest, tokenizer, text, template)
             summary["truncated"] += 1
         summary["contrasted"] += len(positives) > 1 and bool(kept)
+        summary["paired"] += any(target.ids != positives[0].ids for target in positives)
         summary["targets"] += len(positives) + len(kept)
         summary["targets_without_span"] += sum(not any(t.spans) for t in (*positives, *(t for _, t in kept)))
         encoded.append(Encoded(tuple(ids), positives, tuple(t for _, t in kept), tuple(kind for kind, _ in kept)))
     return encoded, {
         "records": len(records),
         "contrasted": summary["contrasted"],
+        "paired": summary["paired"],
         "likelihood_only": len(records) - summary["contrasted"],
         "truncated": summary["truncated"],
         "negatives": dict(kinds),

@@ -197,15 +197,16 @@ def train(
     data = _schedule(encoded, pools, settings, ours, seed)
     with _prepared(model, adapter, theirs, settings.device, seed) as policy:
         shape = decoder(policy)
-        trained = _Trained(policy, _loss(method, wants, shape, objective_options or {}, reference_model, seed), shape)
+        loss = _loss(method, wants, shape, tokenizer, objective_options or {}, reference_model, seed)
         for hook in hooks:
             hook.watch(policy)
-        for penalty in held.values():
-            penalty.prepare(policy)
-        trainer = _Trainer(
-            trained, settings, data, out=out, hooks=hooks, penalties=held, callbacks=callbacks, limit=theirs["save_total_limit"]
-        )  # fmt: skip
-        start = trainer.run(label=f"{objective} seed {seed}", progress=progress)
+        with _holding(held, policy):
+            summary |= {"penalties": {name: penalty.told() for name, penalty in held.items()}} if held else {}
+            trainer = _Trainer(
+                _Trained(policy, loss, shape), settings, data, out=out, hooks=hooks, penalties=held, callbacks=callbacks,
+                limit=theirs["save_total_limit"],
+            )  # fmt: skip
+            start = trainer.run(label=f"{objective} seed {seed}", progress=progress)
         policy.eval()
         with models.no_loading_bar():
             models.save(policy, tokenizer, out / "model")
@@ -408,18 +409,24 @@ def _room(model: Any, max_length: int | None) -> int | None:
 
 @dataclass(frozen=True)
 class _Wants:
-    """What an objective asks for, read from its signature: spans to pool over, a frozen reference model, negatives."""
+    """What an objective asks for, read from its signature: spans to pool over, a frozen reference model, negatives, pairs."""
 
     spans: bool
     reference: bool
+    tokenizer: bool
     negatives: bool
+    pairs: bool
     alone: bool  # whether a source without negatives counts
 
 
 def _objective(name: str, options: Mapping[str, Any]) -> tuple[Callable[..., Any], _Wants]:
-    """The method and what it wants: `pool` "entity" wants spans, an argument `reference` a frozen model, `alpha` negatives."""
+    """The method and what it wants.
+
+    `pool` "entity" wants spans, arguments `reference` and `tokenizer` a frozen model and the tokenizer, `alpha` negatives, a `form`
+    other than "cda" sources with two positives.
+    """
     method = methods.find("objectives", name)
-    methods.check_options("objectives", name, options, where="objective")
+    methods.check_options("objectives", name, options, where="objective", given=("tokenizer",))
     parameters = inspect.signature(method).parameters
 
     def option(key: str) -> Any:
@@ -429,7 +436,9 @@ def _objective(name: str, options: Mapping[str, Any]) -> tuple[Callable[..., Any
     return method, _Wants(
         spans=option("pool") == "entity" and option("alpha") != 0,
         reference=reference,
+        tokenizer="tokenizer" in parameters,
         negatives=reference or bool(option("alpha")),
+        pairs=option("form") not in (None, "cda"),
         alone=not reference or bool(option("replay_weight")),
     )
 
@@ -438,6 +447,7 @@ def _loss(
     method: Callable[..., Any],
     wants: _Wants,
     shape: Decoder,
+    tokenizer: Any,
     options: Mapping[str, Any],
     reference_model: Any,
     seed: int,
@@ -448,6 +458,8 @@ def _loss(
             torch.manual_seed(seed)
             made: Callable[[Pass], Loss] = method(shape.body.config.get_text_config().hidden_size, **options)
         return made
+    if wants.tokenizer:
+        method = functools.partial(method, tokenizer=tokenizer)
     if wants.reference:
         return functools.partial(method, reference=_frozen(shape, reference_model), **options)
     return functools.partial(method, **options)
@@ -457,10 +469,11 @@ def _frozen(shape: Decoder, reference_model: Any) -> Callable[[Batch], torch.Ten
     """Log-probabilities of the model that training began with: the base under the adapter, a given model, or a copy."""
     if reference_model is None and models.has_adapter(shape.model):
 
-        @torch.no_grad()
         def without_adapter(batch: Batch) -> torch.Tensor:
-            with models.adapter_off(shape.model):
-                return Pass(shape, batch).logps()
+            # the start is asked as it is used, whatever training adds to the policy's forward pass
+            with models.asking(shape.model), models.adapter_off(shape.model):
+                logps_NT = Pass(shape, batch).logps()
+            return logps_NT.clone()  # a tensor of inference mode cannot take part in a backward pass
 
         return without_adapter
     kept = copy.deepcopy(shape.model) if reference_model is None else reference_model
@@ -487,6 +500,11 @@ def _say(summary: Mapping[str, Any], objective: str, wants: _Wants) -> None:
     if wants.negatives and not summary["negatives"]:
         raise UserError(
             f"objective '{objective}' needs negatives, and no record has one. Augment the data, or train with 'sft'."
+        )
+    if wants.pairs and not summary["paired"]:
+        raise UserError(
+            f"objective '{objective}' compares two versions of a text, and no record has two positives that differ. Make them with "
+            "the data kind 'counterfactual', or train with form 'cda'."
         )
     if summary["truncated"]:
         log.warning("%d of %d records were too long; their prompts were cut", summary["truncated"], summary["records"])
@@ -540,6 +558,20 @@ def _checkpoint_activations(model: Any, on: bool) -> None:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         else:
             model.gradient_checkpointing_disable()
+
+
+@contextmanager
+def _holding(penalties: Mapping[str, Any], policy: Any) -> Iterator[None]:
+    """The penalties at work; whatever they changed in the model is put back afterwards, the last one's first."""
+    prepared = []
+    try:
+        for penalty in penalties.values():
+            prepared.append(penalty)
+            penalty.prepare(policy)
+        yield
+    finally:
+        for penalty in reversed(prepared):
+            penalty.release()
 
 
 class _Trained(nn.Module):

@@ -43,10 +43,11 @@ FUNCTION_WORDS = spans.COMMON | frozenset(["not", "n't", "don't", "didn't", "isn
 
 @dataclass
 class Tally:
-    """How many texts a kind made, and how many were rejected for which reason."""
+    """How many texts a kind made, how many were rejected for which reason, and what else it counted of those that it gave."""
 
     made: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
 
 
 def rng_for(seed: int, kind: str, record: ContrastiveRecord) -> random.Random:

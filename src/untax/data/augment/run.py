@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +21,12 @@ from typing import Any
 from tqdm import tqdm
 
 from untax import files, methods, scorers, spans
+from untax.data import words
 from untax.data.augment import accept, generators
 from untax.data.augment.common import Corpus, Tally, normalise
 from untax.data.augment.generators import Generator, Roundtrip
 from untax.data.augmented import AugmentReport, KindRow, read_report
-from untax.data.formats import to_dict
+from untax.data.formats import record_from, to_dict
 from untax.scorers import Scorer
 from untax.types import Candidate, ContrastiveRecord, UserError
 
@@ -31,7 +34,9 @@ __all__ = ["POSITIVE_KINDS", "augment"]
 
 #: what the kinds get from the run; everything else is an option
 GIVEN = ("seed", "generator", "corpus", "lexicon", "scorer", "finder", "prompt", "tally")
-POSITIVE_KINDS = ("reference", "backtranslate")
+POSITIVE_KINDS = ("reference", "backtranslate", "counterfactual")
+#: kinds that toxicity does not rule out: a scorer that judges one group more harshly would throw away the very pairs against it
+UNJUDGED = ("reference", "counterfactual")
 #: changes when the same settings would give other texts
 VERSION = "augment-1"
 #: TF-IDF vectors of a text and its summary share less than sentence vectors do
@@ -52,7 +57,7 @@ class _Job:
     options: Mapping[str, Mapping[str, Any]]
     max_toxicity: float
     min_relevance: float
-    corpus: Corpus
+    corpus: Corpus | None
     key: str
 
 
@@ -80,23 +85,26 @@ def augment(
 ) -> AugmentReport:
     """Make positives and negatives of every record and write them to `out_path`, with a report beside it.
 
+    Plain texts (an empty source) are taken too; no relevance is asked of them, since there is nothing to be relevant to.
     A finished result of the same records and settings is found again and not made anew.
 
     Raises: UserError when a kind lacks what it needs, a model cannot be loaded, or no source is left.
     """
     if not records:
         raise UserError("augment: there are no records.")
-    words = tuple(scorers.read_words(lexicon) if isinstance(lexicon, Path) else lexicon or ())
-    _check(kinds, scorer, generators or {}, words, options or {})
+    lexicon = tuple(scorers.read_words(lexicon) if isinstance(lexicon, Path) else lexicon or ())
+    _check(kinds, scorer, generators or {}, lexicon, options or {})
     work = out_path.with_name(out_path.name + ".work")
     loaded = _load(generators or {}, cache_dir or work / "answers", batch_size, device, allow_network)
     least = min_relevance if min_relevance is not None else MIN_RELEVANCE["model" if relevance_model else "tfidf"]
     settings: dict[str, Any] = {
         "version": VERSION, "kinds": list(kinds), "seed": seed, "finder": spans.load(finder).identity, "prompt": prompt,
-        "scorer": scorer.identity if scorer else None, "lexicon": words, "options": options or {}, "chunk_size": chunk_size,
+        "scorer": scorer.identity if scorer else None, "lexicon": lexicon, "options": options or {}, "chunk_size": chunk_size,
         "generators": {kind: _identities(generator) for kind, generator in loaded.items()}, "batch_size": batch_size,
         "max_toxicity": max_toxicity, "min_relevance": least, "relevance_model": relevance_model,
     }  # fmt: skip
+    if "counterfactual" in kinds:
+        settings["words"] = [words.identity(attribute) for attribute in words.ATTRIBUTES]
     key = _hash(settings, [to_dict(record) for record in records])
     report_path = out_path.with_name(out_path.name + ".report.json")
     done = read_report(report_path) if report_path.is_file() and out_path.is_file() else None
@@ -104,8 +112,8 @@ def augment(
         return done
 
     job = _Job(
-        tuple(kinds), seed, finder, prompt, _Remembering(scorer) if scorer else None, loaded, words, options or {},
-        max_toxicity, least, Corpus.of(records, finder=finder), key,
+        tuple(kinds), seed, finder, prompt, _Remembering(scorer) if scorer else None, loaded, lexicon, options or {},
+        max_toxicity, least, Corpus.of(records, finder=finder) if _needs_corpus(kinds) else None, key,
     )  # fmt: skip
     relevant = _relevance(records, relevance_model, device, allow_network)
     chunks = []
@@ -123,8 +131,12 @@ def augment(
 def _finish(
     chunks: Sequence[dict[str, Any]], out_path: Path, report_path: Path, work: Path, job: _Job
 ) -> AugmentReport:
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for chunk in chunks for row in chunk["records"]]
-    report = AugmentReport.of([chunk["counts"] for chunk in chunks], key=job.key)
+    counts = [chunk["counts"] for chunk in chunks]
+    rows, removed = _balanced([row for chunk in chunks for row in chunk["records"]], job)
+    if removed:
+        counts.append(_taken_away(removed, job))
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    report = AugmentReport.of(counts, key=job.key)
     if not lines:
         raise UserError(
             f"augment: none of the {report.read} sources can be used: {report.dropped_text()}. Check scorer, references and thresholds."
@@ -136,14 +148,48 @@ def _finish(
     return report
 
 
+def _balanced(rows: list[dict[str, Any]], job: _Job) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The records that stay, in order, and those without a counterfactual that are too many for `neutral_share`."""
+    if "counterfactual" not in job.kinds:
+        return rows, []
+    options = methods.get("data/augment", "counterfactual").options
+    default = next(str(option.default) for option in options if option.name == "neutral_share")
+    share = float(job.options.get("counterfactual", {}).get("neutral_share", default))
+    neutral = [i for i, row in enumerate(rows) if not any(c["kind"] == "counterfactual" for c in row["positives"])]
+    others = len(rows) - len(neutral)
+    # of n + others records, n are neutral: n <= share * (n + others); the small number mends 0.3 / (1 - 0.3) * 7 = 2.9999...
+    most = len(neutral) if share >= 1 else int(share / (1 - share) * others + 1e-9)
+    if len(neutral) <= most:
+        return rows, []
+    stay = set(random.Random(f"{job.seed}\x1fneutral").sample(neutral, most))
+    out = set(neutral) - stay
+    return [row for i, row in enumerate(rows) if i not in out], [rows[i] for i in sorted(out)]
+
+
+def _taken_away(rows: Sequence[dict[str, Any]], job: _Job) -> dict[str, Any]:
+    """What records that go count for, with a minus: added to the counts of the chunks it gives those of the rest."""
+    records = [record_from(row, default_id="") for row in rows]
+    counts = _counts(records, {kind: Tally() for kind in job.kinds}, job)
+    signed: dict[str, Any] = {name: -counts[name] for name in ("kept", "few_positives", "no_negatives")}
+    signed["rows"] = [
+        {name: -value if isinstance(value, int) else value for name, value in row.items()} for row in counts["rows"]
+    ]
+    signed["with_spans"] = {name: -value for name, value in counts["with_spans"].items()}
+    return {**signed, "read": 0, "dropped": {"with no word to swap, beyond neutral_share": len(rows)}}
+
+
 # --------------------------------------------------------------------------- before the work
+
+
+def _needs_corpus(kinds: Sequence[str]) -> bool:
+    return any(option.name == "corpus" for kind in kinds for option in methods.get("data/augment", kind).options)
 
 
 def _check(
     kinds: Sequence[str],
     scorer: Scorer | None,
     models: Mapping[str, str],
-    words: Sequence[str],
+    lexicon: Sequence[str],
     options: Mapping[str, Mapping[str, Any]],
 ) -> None:
     for kind in kinds:
@@ -161,7 +207,7 @@ def _check(
         raise UserError(
             "augment: the kind 'toxic' needs a scorer that says whether a text is toxic (words:FILE, fit:FILE, ngram:FILE, hf:DIR)."
         )
-    if "toxic" in kinds and "toxic" not in models and not words:
+    if "toxic" in kinds and "toxic" not in models and not lexicon:
         raise UserError(
             "augment: the kind 'toxic' needs a word list (lexicon) or a generator. None is shipped: hand in a licensed one."
         )
@@ -200,13 +246,19 @@ def _identities(generator: Generator | Roundtrip) -> list[str]:
 def _relevance(
     records: Sequence[ContrastiveRecord], model: str | None, device: str, allow_network: bool
 ) -> list[float]:
+    """Of each reference to its source; without a source there is nothing to be relevant to, and no limit is too high."""
+    asked = [record for record in records if record.source]
+    if not asked:
+        return [math.inf] * len(records)
     if model is None:
-        return accept.relevance(records)
-    from untax.data.augment.neural import SentenceEncoder
+        found = accept.relevance(asked)
+    else:
+        from untax.data.augment.neural import SentenceEncoder
 
-    return SentenceEncoder(model, device=device, allow_network=allow_network).cosines(
-        [(r.source, r.reference) for r in records]
-    )
+        encoder = SentenceEncoder(model, device=device, allow_network=allow_network)
+        found = encoder.cosines([(r.source, r.reference) for r in asked])
+    cosines = iter(found)
+    return [next(cosines) if record.source else math.inf for record in records]
 
 
 class _Remembering:
@@ -251,19 +303,24 @@ def _chunk(records: Sequence[ContrastiveRecord], relevant: Sequence[float], job:
     for generator in job.generators.values():
         for member in _members(generator):
             member.forget()
+    counts = {**_counts(kept, tallies, job), "read": len(records), "dropped": dict(dropped)}
+    return {"records": [to_dict(record) for record in kept], "counts": counts}
+
+
+def _counts(kept: Sequence[ContrastiveRecord], tallies: Mapping[str, Tally], job: _Job) -> dict[str, Any]:
+    """What the report says of finished records, as plain JSON."""
     rows = [asdict(_row(kind, kept, tallies[kind], job)) for kind in job.kinds]
     given = [c for record in kept for c in (*record.positives, *record.negatives) if c.kind not in job.kinds]
     rows += [asdict(row) for row in _given_rows(given, kept, job)]
-    found = (
-        spans.find_all([r.reference for r in kept], finder=job.finder),
-        spans.find_all([r.source for r in kept], finder=job.finder),
-    )
-    counts = {
-        "read": len(records), "kept": len(kept), "dropped": dict(dropped), "rows": rows,
-        "with_spans": {"reference": sum(map(bool, found[0])), "source": sum(map(bool, found[1]))},
+    texts = {"reference": [r.reference for r in kept], "source": [r.source for r in kept if r.source]}
+    notes: Counter[str] = Counter()
+    for tally in tallies.values():
+        notes.update(tally.notes)
+    return {
+        "kept": len(kept), "rows": rows, "notes": dict(notes),
+        "with_spans": {name: sum(map(bool, spans.find_all(of, finder=job.finder))) for name, of in texts.items() if of},
         "few_positives": sum(len(r.positives) < 2 for r in kept), "no_negatives": sum(not r.negatives for r in kept),
     }  # fmt: skip
-    return {"records": [to_dict(record) for record in kept], "counts": counts}
 
 
 def _keep(
@@ -313,6 +370,7 @@ def _make(records: Sequence[ContrastiveRecord], kind: str, job: _Job, tally: Tal
         if generator is None or not sum(member.settle() for member in _members(generator)):
             tally.made += fresh.made if "tally" in known else sum(map(len, made))
             tally.rejected.update(fresh.rejected)
+            tally.notes.update(fresh.notes)
             return made
 
 
@@ -326,7 +384,7 @@ def _judge(made: list[list[Candidate]], kind: str, positive: bool, job: _Job, ta
         kept = []
         for candidate in candidates:
             score = next(scores)
-            reason = accept.toxicity_reason(kind, score, positive=positive)
+            reason = "" if kind in UNJUDGED else accept.toxicity_reason(kind, score, positive=positive)
             if reason:
                 tally.rejected[reason] += 1
             else:
