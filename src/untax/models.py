@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import os
 import re
 import shutil
@@ -750,7 +751,7 @@ def choice_logprobs(
             rows.append([*before, *target])
             starts.append(len(before))
             owners.append(number)
-    sums = _score(model, rows, starts, batch_size, tick)
+    sums, _ = _score(model, rows, starts, batch_size, tick)
     by_owner: list[list[int]] = [[] for _ in prompts]
     for i, owner in enumerate(owners):
         by_owner[owner].append(i)
@@ -768,17 +769,26 @@ def text_logprobs(
 ) -> list[Answer]:
     """The log-likelihood in nats of each text: one sum, first token included, EOS not.
 
+    `values` holds the part of the first token, `opening`, and how many there are (`openings`): one for each piece.
     A text longer than the context is cut into pieces that begin anew, so that every token counts once.
     Raises: UserError when the tokenizer has neither BOS nor EOS to begin with.
     """
     rows, starts, owners = _pieces(model, tokenizer, texts)
-    sums = _score(model, rows, starts, batch_size, tick)
-    totals, tokens = [0.0] * len(texts), [0] * len(texts)
-    for total, row, start, owner in zip(sums, rows, starts, owners, strict=True):
+    sums, firsts = _score(model, rows, starts, batch_size, tick)
+    totals, tokens, openings = [0.0] * len(texts), [0] * len(texts), [0.0] * len(texts)
+    pieces = [0] * len(texts)
+    for total, first, row, start, owner in zip(sums, firsts, rows, starts, owners, strict=True):
         totals[owner] += total
+        openings[owner] += first
         tokens[owner] += len(row) - start
+        pieces[owner] += 1
     return [
-        Answer(logprobs=(total,) if count else (), n_tokens=count) for total, count in zip(totals, tokens, strict=True)
+        Answer(
+            logprobs=(total,) if count else (),
+            n_tokens=count,
+            values={"opening": first, "openings": float(begun)} if count else {},
+        )
+        for total, count, first, begun in zip(totals, tokens, openings, pieces, strict=True)
     ]
 
 
@@ -793,15 +803,18 @@ def drift_from(
 ) -> list[Answer]:
     """How far the model has moved from its base: KL(base || model) in nats per token of each text, whole vocabulary.
 
+    `values["inner"]` is the same without the first token, before which nothing has been said: there a model shows which kinds of text
+    it expects, and not what it knows of this one. NaN for a text of one token.
     `base=None` means the model with its adapter switched off. A model compared with itself has drift 0.
     Raises: UserError when there is neither a base nor an adapter, or the two vocabularies differ in size.
     """
     rows, starts, owners = _pieces(model, tokenizer, texts)
     sums, tokens = [0.0] * len(texts), [0] * len(texts)
+    openings, pieces = [0.0] * len(texts), [0] * len(texts)
     if base is None and not has_adapter(model):
         raise UserError("Drift needs the base model: the one measured has no adapter to switch off.")
     if base is model:
-        return [Answer(n_tokens=len(_plain_ids(tokenizer, text)), kl=0.0) for text in texts]
+        return [Answer(n_tokens=len(_plain_ids(tokenizer, text)), kl=0.0, values={"inner": 0.0}) for text in texts]
     with asking(model):
         for chosen in _batches(rows, batch_size, 4 * model.config.get_text_config().vocab_size):
             ids, mask = _right_padded([rows[i] for i in chosen], model.device)
@@ -816,10 +829,18 @@ def drift_from(
                 # what is predicted at position t is token t + 1
                 sums[owners[i]] += float(kl_BT[line, starts[i] - 1 : len(rows[i]) - 1].sum())
                 tokens[owners[i]] += len(rows[i]) - starts[i]
+                openings[owners[i]] += float(kl_BT[line, starts[i] - 1])
+                pieces[owners[i]] += 1
             tick(len(chosen))
     return [
-        Answer(n_tokens=count, kl=total / count) if count else Answer()
-        for total, count in zip(sums, tokens, strict=True)
+        Answer(
+            n_tokens=count,
+            kl=total / count,
+            values={"inner": (total - first) / (count - begun) if count > begun else math.nan},
+        )
+        if count
+        else Answer()
+        for total, count, first, begun in zip(sums, tokens, openings, pieces, strict=True)
     ]
 
 
@@ -865,9 +886,11 @@ def _right_padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Ten
     return ids, mask
 
 
-def _score(model: Any, rows: list[list[int]], starts: list[int], batch_size: int, tick: Tick) -> list[float]:
-    """Sum of log-probabilities of the tokens of each row from its start on."""
-    sums = [0.0] * len(rows)
+def _score(
+    model: Any, rows: list[list[int]], starts: list[int], batch_size: int, tick: Tick
+) -> tuple[list[float], list[float]]:
+    """Sum of log-probabilities of the tokens of each row from its start on, and the part of the first of them."""
+    sums, firsts = [0.0] * len(rows), [0.0] * len(rows)
     with asking(model):
         for chosen in _batches(rows, batch_size, model.config.get_text_config().vocab_size):
             ids, mask = _right_padded([rows[i] for i in chosen], model.device)
@@ -876,5 +899,6 @@ def _score(model: Any, rows: list[list[int]], starts: list[int], batch_size: int
             logps_BT = (picked - logits.logsumexp(-1)).double().cpu()
             for line, i in enumerate(chosen):
                 sums[i] = float(logps_BT[line, starts[i] - 1 : len(rows[i]) - 1].sum())
+                firsts[i] = float(logps_BT[line, starts[i] - 1])
             tick(len(chosen))
-    return sums
+    return sums, firsts

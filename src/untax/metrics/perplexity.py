@@ -15,9 +15,12 @@ def perplexity(
     answers: Sequence[Answer],
     *,
     per: str = "token",  # "token", "character" or "byte": what the negative log-likelihood is divided by
+    opening: bool = True,  # false leaves the first token out, before which nothing has been said
 ) -> list[float]:
     """Negative log-likelihood of each text in nats per token: the logarithm of perplexity, lower is better.
 
+    A model that was trained on one kind of text expects that kind: the first token, which only says what kind this text is, can then hide
+    what happened to all others. `opening: false` leaves it out (of every piece; its characters or bytes still count).
     Known weakness: per token it compares models with one tokenizer only (per byte compares any two); the mean over texts
     weighs a short text like a long one; a text longer than the context is scored in pieces that begin anew.
 
@@ -34,6 +37,8 @@ def perplexity(
         if len(answer.logprobs) != 1 or answer.n_tokens < 1:
             scores.append(NAN)
             continue
-        sizes = {"token": answer.n_tokens, "character": len(item.text), "byte": len(item.text.encode())}
-        scores.append(-answer.logprobs[0] / sizes[per])
+        begun = 0.0 if opening else answer.values.get("openings", NAN)
+        first = 0.0 if opening else answer.values.get("opening", NAN)
+        sizes = {"token": answer.n_tokens - begun, "character": len(item.text), "byte": len(item.text.encode())}
+        scores.append((first - answer.logprobs[0]) / sizes[per] if sizes[per] else NAN)
     return scores
