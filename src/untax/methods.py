@@ -48,6 +48,12 @@ SHARED = {
     "holding",
     "activations",
     "memory",
+    "projection",
+    "features",
+    "scored",
+    "shifts",
+    "movement",
+    "backward",
 }
 
 

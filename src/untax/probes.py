@@ -19,7 +19,17 @@ import torch
 from untax import models
 from untax.types import Answer, UserError
 
-__all__ = ["Positions", "induction", "positions", "prefix_matching", "sequence", "shift"]
+__all__ = [
+    "Own",
+    "Positions",
+    "induction",
+    "own_answers",
+    "positions",
+    "prefix_matching",
+    "read",
+    "sequence",
+    "shift",
+]
 
 Tick = Callable[[int], object]
 
@@ -44,8 +54,8 @@ class Positions:
 
     `ids` are the tokens. `ranks` are the base's, 0 for its own first choice, None for a token that the base does not have.
     `kl_base_tuned` and `kl_tuned_base` are KL(base || tuned) and KL(tuned || base) in nats over the common vocabulary, `drop` is the
-    token's log-probability under the tuned model minus that under the base. `agreed` says where the tuned model, reading its
-    answer in one pass, would write the same token again.
+    token's log-probability under the tuned model minus that under the base, which is `base_logprobs`. `agreed` says where the tuned
+    model, reading its answer in one pass, would write the same token again.
     """
 
     ids: tuple[int, ...]
@@ -54,6 +64,16 @@ class Positions:
     kl_tuned_base: tuple[float, ...]
     drop: tuple[float, ...]
     agreed: tuple[bool, ...]
+    base_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Own:
+    """A model's own greedy answer, whether the budget ended it, and what the base thinks of each of its tokens."""
+
+    text: str
+    truncated: bool
+    positions: Positions
 
 
 def shift(
@@ -79,6 +99,39 @@ def shift(
     tokenised again; KL is a divergence, over the whole vocabulary in both directions.
     Raises: UserError for two tokenizers, without a base, or when the model reads its own answer otherwise than it wrote it.
     """
+    owns = own_answers(
+        base, model, tokenizer, prompts, max_new_tokens=max_new_tokens, stop=stop, batch_size=batch_size,
+        base_tokenizer=base_tokenizer, tick=tick,
+    )  # fmt: skip
+    return [
+        Answer(
+            text=own.text,
+            n_tokens=len(own.positions.ids),
+            truncated=own.truncated,
+            values=_values(own.positions),
+        )
+        for own in owns
+    ]
+
+
+def own_answers(
+    base: Any | None,
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    batch_size: int = 64,
+    base_tokenizer: Any | None = None,
+    base_prompts: Sequence[str] | None = None,
+    tick: Tick = _no_tick,
+) -> list[Own]:
+    """What `shift` sums up, position by position: the model continues each prompt, and both models read the same ids.
+
+    `base_prompts` are what the base reads in place of each prompt (without the tokens of a chat, for example).
+    Raises: UserError as `shift`.
+    """
     if base is None and not models.has_adapter(model):
         raise UserError("Token shift needs the base model: the one measured has no adapter to switch off.")
     if base_tokenizer is not None and base_tokenizer is not tokenizer:
@@ -88,25 +141,30 @@ def shift(
                 "Token shift needs one tokenizer: those of base and tuned model differ, so the base cannot read the same ids."
             )
     rows = [models.prompt_ids(tokenizer, prompt) for prompt in prompts]
+    base_rows = rows if base_prompts is None else [models.prompt_ids(tokenizer, prompt) for prompt in base_prompts]
+    if len(base_rows) != len(rows):
+        raise UserError(
+            f"token shift: {len(base_rows)} prompts for the base and {len(rows)} for the model; give as many."
+        )
     limit = models.context_length(model)
-    for number, row in enumerate(rows):
+    for number, row in enumerate([*rows, *(base_rows if base_prompts is not None else [])]):
         if limit is not None and len(row) + max_new_tokens > limit:
             raise UserError(
-                f"prompt {number} has {len(row)} tokens; with {max_new_tokens} new ones it exceeds the model's context of {limit}."
+                f"prompt {number % len(prompts)} has {len(row)} tokens; with {max_new_tokens} new ones it exceeds the model's context of {limit}."
             )
-    answers: list[Answer] = [Answer()] * len(rows)
+    owns: list[Own] = [Own("", False, Positions((), (), (), (), (), ()))] * len(rows)
     seen: list[bool] = []
-    for chosen in _batches([len(row) + max_new_tokens for row in rows], batch_size, model):
+    sizes = [max(len(row), len(other)) + max_new_tokens for row, other in zip(rows, base_rows, strict=True)]
+    for chosen in _batches(sizes, batch_size, model):
         written = _greedy(model, tokenizer, [rows[i] for i in chosen], max_new_tokens, tuple(stop))
-        read = positions(base, model, [rows[i] for i in chosen], [ids for ids, _ in written])
-        for i, (ids, truncated), found in zip(chosen, written, read, strict=True):
-            answers[i] = Answer(
-                text=models.decoded(tokenizer, ids), n_tokens=len(ids), truncated=truncated, values=_values(found)
-            )
+        seen_by_base = [base_rows[i] for i in chosen]
+        both = positions(base, model, [rows[i] for i in chosen], [ids for ids, _ in written], base_prompts=seen_by_base)
+        for i, (ids, truncated), found in zip(chosen, written, both, strict=True):
+            owns[i] = Own(models.decoded(tokenizer, ids), truncated, found)
             seen += found.agreed
         tick(len(chosen))
     _check_own(seen)
-    return answers
+    return owns
 
 
 def _check_own(agreed: Sequence[bool]) -> None:
@@ -139,34 +197,64 @@ def _values(found: Positions) -> dict[str, float]:
     }
 
 
+def read(
+    base: Any | None,
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 64,
+    tick: Tick = _no_tick,
+) -> list[Positions]:
+    """`positions` of any number of rows, longest first, in batches that fit into memory; in the order in which they were given.
+
+    Raises: UserError as `positions`.
+    """
+    found: list[Positions] = [Positions((), (), (), (), (), ())] * len(prompts)
+    sizes = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    for chosen in _batches(sizes, batch_size, model):
+        both = positions(base, model, [prompts[i] for i in chosen], [answers[i] for i in chosen])
+        for i, each in zip(chosen, both, strict=True):
+            found[i] = each
+        tick(len(chosen))
+    return found
+
+
 def positions(
-    base: Any | None, model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    base: Any | None,
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    base_prompts: Sequence[Sequence[int]] | None = None,
 ) -> list[Positions]:
     """Both models' views of given answers: prompt ids and answer ids in, one `Positions` each out, in one batch.
 
-    `base=None` is the model with its adapter switched off. Vocabularies of different size are cut to the common ids and
-    renormalised. Curves over the position, or the tokens with the largest share of KL, can be drawn from what this returns.
+    `base=None` is the model with its adapter switched off; the base reads `base_prompts`, where given, in place of `prompts`.
+    Vocabularies of different size are cut to the common ids and renormalised. Curves over the position, or the tokens with the
+    largest share of KL, can be drawn from what this returns.
     Raises: UserError when there is neither a base nor an adapter.
     """
     if not any(answers):
         return [Positions((), (), (), (), (), ())] * len(answers)
-    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-    spans = [(len(prompt), len(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
+    before = prompts if base_prompts is None else base_prompts
     with models.asking(model):
-        tuned = _predictions(model, rows, spans)
-    if base is model:
+        tuned = _predictions(model, prompts, answers)
+    if base is model and before == prompts:
         old = tuned
     elif base is None:
         with models.adapter_off(model), models.asking(model):
-            old = _predictions(model, rows, spans)
+            old = _predictions(model, before, answers)
     else:
         with models.asking(base):
-            old = [logits.to(model.device) for logits in _predictions(base, rows, spans)]
+            old = [logits.to(model.device) for logits in _predictions(base, before, answers)]
     return [_compared(*each) for each in zip(old, tuned, answers, strict=True)]
 
 
-def _predictions(model: Any, rows: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
+def _predictions(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[torch.Tensor]:
     """For each row the logits (T, V) that predict its answer: from the last position of the prompt on."""
+    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    spans = [(len(prompt), len(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
     width = max(len(row) for row in rows)
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=model.device)
@@ -187,7 +275,8 @@ def _compared(base_TV: torch.Tensor, tuned_TV: torch.Tensor, answer: Sequence[in
     picked_T1 = ids_T.clamp(max=common - 1)[:, None]
     ranks_T = rank(base_TV, picked_T1[:, 0])
     old_TV, new_TV = base_TV.log_softmax(-1), tuned_TV.log_softmax(-1)
-    drop_T = (new_TV.gather(-1, picked_T1) - old_TV.gather(-1, picked_T1))[:, 0]
+    base_T = old_TV.gather(-1, picked_T1)[:, 0]
+    drop_T = new_TV.gather(-1, picked_T1)[:, 0] - base_T
     known = known_T.tolist()
     return Positions(
         ids=tuple(answer),
@@ -196,6 +285,7 @@ def _compared(base_TV: torch.Tensor, tuned_TV: torch.Tensor, answer: Sequence[in
         kl_tuned_base=tuple(divergence(new_TV, old_TV).tolist()),
         drop=tuple(value if there else math.nan for value, there in zip(drop_T.tolist(), known, strict=True)),
         agreed=tuple(agreed.tolist()),
+        base_logprobs=tuple(value if there else math.nan for value, there in zip(base_T.tolist(), known, strict=True)),
     )
 
 

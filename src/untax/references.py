@@ -117,7 +117,8 @@ def of_records(
     """The reference texts of contrastive records, each behind its own prompt or the one that `prompt` makes of its source."""
     rows = [
         {
-            "prompt": record.extra["prompt"] if "prompt" in record.extra else prompt.replace("{source}", record.source),
+            # a plain text has no source, and no template stands before it in training either
+            "prompt": record.extra.get("prompt", prompt.replace("{source}", record.source) if record.source else ""),
             "completion": record.reference,
         }
         for record in records

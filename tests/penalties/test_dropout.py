@@ -117,8 +117,8 @@ def test_gpt2_has_every_rate_itself():
     penalty = prepared(model, rate=0.3)
     assert set(rates(model).values()) == {0.3}
     assert penalty.told() == (
-        "rate 0.3 while training; residual: 4 rates of the model's own; embedding: 1 rates of the model's own; "
-        "attention: 2 rates of the model's own"
+        "rate 0.3 while training; residual: 4 of the model's own rates raised; embedding: 1 of the model's own rates raised; "
+        "attention: 2 of the model's own rates raised"
     )
     assert not wrapped(model)
     penalty.release()
@@ -154,15 +154,39 @@ def test_a_rate_that_nothing_reads_is_not_believed():
     assert "4 outputs of attention and MLP wrapped" in prepared(model).told()
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_every_wrapped_output_is_dropped(lora):
+    """About 15 % of each are 0; as told, none of the attention's, the MLP's and the embedding's is left out."""
+    model = tiny.with_adapter(tiny.llama()) if lora else tiny.llama()
+    prepared(model)
+    found = {}
+
+    def see(name):
+        def hook(module, given, output):
+            found[name] = ((output[0] if isinstance(output, tuple) else output) == 0).float().mean().item()
+
+        return hook
+
+    for name in wrapped(model):
+        model.get_submodule(name).register_forward_hook(see(name))
+    model.train()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model(torch.randint(257, (4, 60)), use_cache=False)
+    assert len(found) == 5
+    assert list(found.values()) == pytest.approx([0.15] * 5, abs=0.02)
+
+
 def test_an_adapters_own_dropout_stays():
     from peft import LoraConfig, get_peft_model
 
-    adapted = get_peft_model(
-        tiny.llama(), LoraConfig(lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
-    penalty = prepared(adapted)
-    assert set(rates(adapted).values()) == {0.05}
-    assert "4 outputs" in penalty.told()
+    settings = LoraConfig(lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=True)
+    adapted = get_peft_model(tiny.gpt2(), settings)
+    own = {name for name in rates(adapted) if ".lora_" in name}
+    prepared(adapted)
+    found = rates(adapted)
+    assert {found.pop(name) for name in own} == {0.05}
+    assert set(found.values()) == {0.15}
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan")])

@@ -81,7 +81,7 @@ class Dropout:
         for part in parts:
             if part in live:
                 self._raise(live[part])
-                said.append(f"{part}: {len(live[part])} rates of the model's own")
+                said.append(f"{part}: {len(live[part])} of the model's own rates raised")
             elif part == "attention":
                 said.append(f"attention: {type(inner).__name__} reads no rate, its probabilities are not dropped")
             else:
