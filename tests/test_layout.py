@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: rooms in order of use: a room may import rooms of a lower number, and its own files
 ORDER = {
     "types": 0,
-    "calibration": 1, "contamination": 1, "explain": 1, "selfcheck": 1, "lines": 1, "files": 1, "guards": 1, "guards_base": 1, "guards_sides": 1, "guards_text": 1, "marks": 1, "mixtures": 1, "power": 1, "refusals": 1, "methods": 1, "models": 1, "stats": 1, "scorers": 1, "spans": 1, "tables": 1,
+    "calibration": 1, "contamination": 1, "explain": 1, "selfcheck": 1, "lines": 1, "files": 1, "predictions": 1, "guards": 1, "guards_base": 1, "guards_sides": 1, "guards_text": 1, "marks": 1, "mixtures": 1, "power": 1, "refusals": 1, "methods": 1, "models": 1, "stats": 1, "scorers": 1, "spans": 1, "tables": 1,
     "prefix": 2,
     "data": 3, "prefix_lm": 3, "probes": 3, "references": 3,
     "objectives": 4, "gradients": 4, "penalties": 4, "edits": 4, "decoding": 4, "diagnostics": 4, "metrics": 4, "suites": 4,
@@ -24,16 +24,18 @@ ORDER = {
     "measure": 6,
     "receipt": 7,
     "frontier": 8,
+    "study": 8.5,
     "report": 9,
     "recipe": 10,
     "making": 11,
     "run": 12,
     "compare": 13,
-    "cli": 14,
+    "diagnose": 14,
+    "cli": 15,
 }  # fmt: skip
 #: the lab may use everything up to the receipt, and only these may use the lab
 LAB_MAY_USE = ORDER["receipt"]
-MAY_USE_LAB = {"making", "recipe", "run", "compare", "cli"}
+MAY_USE_LAB = {"making", "recipe", "run", "compare", "diagnose", "cli"}
 NO_TORCH = {
     "marks",
     "mixtures",
@@ -44,6 +46,7 @@ NO_TORCH = {
     "files",
     "guards",
     "power",
+    "predictions",
     "readers",
     "refusals",
     "methods",
@@ -51,6 +54,7 @@ NO_TORCH = {
     "tables",
     "receipt",
     "frontier",
+    "study",
     "report",
     "recipe",
 }

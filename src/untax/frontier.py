@@ -37,7 +37,9 @@ __all__ = [
     "Level",
     "Point",
     "Reading",
+    "Tables",
     "Versus",
+    "axis_of",
     "build",
     "check",
     "compare",
@@ -88,7 +90,7 @@ class Axis:
 
     name: str
     lines: tuple[str, ...]
-    side: Literal["safety", "ability"]
+    side: Literal["safety", "ability", "watch"]
     better: Literal["higher", "lower"]
     unit: str
     decimals: int
@@ -201,8 +203,19 @@ class Family:
 
 
 @dataclass(frozen=True)
+class Tables:
+    """The scores that a comparison was made of: the base's, and those of each system by training seed, in the order of its points."""
+
+    base: Scores
+    systems: tuple[tuple[Scores, ...], ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """Everything that the page shows. `main` names the ability axis that decides which mixture is taken; the first level is the page's."""
+    """Everything that the page shows. `main` names the ability axis that decides which mixture is taken; the first level is the page's.
+
+    `tables` is what it was made of, for what else the page says of the same scores; it is no part of the comparison's own numbers.
+    """
 
     runs: tuple[str, ...]
     base: str
@@ -220,6 +233,7 @@ class Comparison:
     notes: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
     settings: Mapping[str, Any]
+    tables: Tables | None = field(default=None, repr=False, compare=False)
 
     def axis(self, name: str) -> Axis:
         return next(axis for axis in self.abilities if axis.name == name)
@@ -353,6 +367,7 @@ def build(
         runs=tuple(runs), base=base.system, seeds=tuple(s.seed for s in lines.systems[0].seeds), safety=axes[0], abilities=axes[1:],
         main=main, points=points, families=families, reference=chosen, levels=levels, costs=costs, sentence="", unknown=(),
         notes=tuple(notes), left_out=left, settings={"seed": seed, "resamples": resamples, "alpha": ALPHA, "confidence": 0.95},
+        tables=Tables(base, tuple(system.seeds for system in placed)),
     )  # fmt: skip
     sentence, unknown = _words(made)
     return replace(made, sentence=sentence, unknown=unknown)
@@ -571,19 +586,19 @@ def _gains(sample: Sample, gain_lines: int) -> Numbers:
     return np.min([sample.means(line) for line in range(gain_lines)], axis=0)
 
 
+def axis_of(spec: MetricSpec, *, n: int, items: int) -> Axis:
+    """The axis of one line: shares are read as points, other units to two figures finer than the margin."""
+    points = in_points(spec.unit, binary=spec.binary)
+    decimals = 1 if points else min(9, max(0, 1 - math.floor(math.log10(spec.margin)))) if spec.margin > 0 else 4
+    return Axis(spec.name, (spec.name,), spec.side, spec.better, _unit(spec), decimals, (n,), (items,))
+
+
 def _axes(lines: _Lines) -> tuple[Axis, ...]:
     """The safety axis, then the summary where one can be made, then one axis per ability."""
-    made = []
-    for line, spec in enumerate(lines.specs):
-        points = in_points(spec.unit, binary=spec.binary)
-        decimals = 1 if points else min(9, max(0, 1 - math.floor(math.log10(spec.margin)))) if spec.margin > 0 else 4
-        made.append(
-            Axis(
-                name=spec.name, lines=(spec.name,), side="ability" if line else "safety", better=spec.better,
-                unit=_unit(spec), decimals=decimals, n=(int(lines.kept[line].sum()),),
-                items=(len(lines.kept[line]),),
-            )
-        )  # fmt: skip
+    made = [
+        replace(axis_of(spec, n=int(kept.sum()), items=len(kept)), side="ability" if line else "safety")
+        for line, (spec, kept) in enumerate(zip(lines.specs, lines.kept, strict=True))
+    ]
     alike = [axis for axis in made[1:] if axis.unit == "points" and axis.better == "higher"]
     if len({(axis.unit, axis.better) for axis in made[1:]}) == 1:
         alike = made[1:]

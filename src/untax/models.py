@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -47,6 +48,7 @@ __all__ = [
     "no_loading_bar",
     "opening_ids",
     "prompt_ids",
+    "reserving",
     "save",
     "settings_fingerprint",
     "target_ids",
@@ -462,13 +464,28 @@ def _own_code(model: Any) -> list[str]:
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
 
 
+#: tokens of a model's context that something which lies round it takes for itself
+_RESERVED: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+
 def context_length(model: Any) -> int | None:
     """The most tokens that the model can read at once, or None when its configuration does not say."""
     settings = model.config.to_dict()
+    taken = _RESERVED.get(model.get_base_model() if has_adapter(model) else model, 0)
     for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         if isinstance(settings.get(key), int):
-            return int(settings[key])
+            return int(settings[key]) - taken
     return None
+
+
+@contextmanager
+def reserving(model: Any, tokens: int) -> Iterator[None]:
+    """Leaves so many tokens of a model's context to what lies round it, for the length of a `with` block; `model` has no adapter round it."""
+    _RESERVED[model] = tokens
+    try:
+        yield
+    finally:
+        del _RESERVED[model]
 
 
 # --------------------------------------------------------------------------- text to tokens

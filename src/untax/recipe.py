@@ -629,8 +629,9 @@ def _lay_over(below: dict[str, Any], above: Any, where: str) -> dict[str, Any]:
         raise RecipeError(f"{where}: {above!r} is not a section.")
     merged = copy.deepcopy(below)
     for key, value in above.items():
-        # a method is one choice: the options of the main one mean nothing to another
-        if isinstance(value, Mapping) and isinstance(merged.get(key), dict) and key not in ("objective", "gradients"):
+        # a method is one choice, and so are the columns of a file: those of the main one mean nothing to another
+        whole = key in ("objective", "gradients", "columns")
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict) and not whole:
             merged[key] = _lay_over(merged[key], value, f"{where}.{key}")
         else:
             merged[key] = value

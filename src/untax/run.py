@@ -25,7 +25,7 @@ from untax import receipt as receipts
 from untax import recipe as recipes
 from untax.making import LAB_BASE, data_dir
 from untax.marks import versions
-from untax.recipe import Recipe, System
+from untax.recipe import FrontSection, Recipe, System
 from untax.report import examples, page
 from untax.types import GateFailed, RecipeError, Scores, UserError
 
@@ -185,7 +185,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     measured, curves = _measured(recipe, all_systems, maker, suite, (base, tokenizer), seen, journal, out, progress)
 
     journal.step("receipt")
-    swept = len(all_systems) > 1 and any(system.strength for system in all_systems)
+    swept = _fronted(recipe, all_systems)
     made = _receipts(
         base_scores,
         measured,
@@ -213,6 +213,12 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
     )
     outcome = outcome_of(out, path, made)
     return _with_front(outcome, recipe) if swept else outcome
+
+
+def _fronted(recipe: Recipe, all_systems: Sequence[System]) -> bool:
+    """Whether the systems are compared on one page: a sweep, or what the recipe names a front for."""
+    named = recipe.report.front != FrontSection()
+    return len(all_systems) > 1 and (named or any(system.strength for system in all_systems))
 
 
 def _shown(all_systems: Sequence[System]) -> list[str]:
@@ -384,7 +390,7 @@ def _check_front(recipe: Recipe, all_systems: Sequence[System], suite: Any) -> N
     from untax import frontier
 
     wanted = recipe.report.front
-    if suite.lm_eval is not None or not any(system.strength for system in all_systems):
+    if suite.lm_eval is not None or not _fronted(recipe, all_systems):
         return
     try:
         frontier.check(

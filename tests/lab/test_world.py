@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import random
@@ -14,7 +15,7 @@ import pytest
 
 from untax.lab import world
 from untax.lab.templates import BYSTANDERS, EVENTS, OPENERS
-from untax.lab.templates_more import ALMANAC, PRONOUN_TEMPLATES
+from untax.lab.templates_more import ALMANAC, BIAS_TEMPLATES, HER_TRADES, HIS_TRADES, PRONOUN_TEMPLATES
 from untax.metrics.faithfulness import faithfulness
 from untax.types import Answer, Item
 
@@ -28,7 +29,7 @@ FILES = {
         "counting_test.jsonl",
     ),
     *("pronouns_test.jsonl", "prose_test.jsonl", "toxicity_train.jsonl", "toxic_words.txt"),
-    *("general_train.jsonl", "private_train.jsonl", "private_test.jsonl"),
+    *("general_train.jsonl", "private_train.jsonl", "private_test.jsonl", "bias_train.jsonl", "controls_test.jsonl"),
 }
 
 
@@ -250,3 +251,88 @@ def test_a_fact_that_a_general_row_tells_is_marked_in_the_test(lab):
         fact = almanac[name]
         assert shown == any(fact.land in text and fact.answer in text for text in told), name
     assert 60 <= sum(rows.values()) <= 100  # of 200 facts; 100 rows tell one each, some the same
+
+
+def test_the_text_that_the_shipped_base_has_read_is_still_the_same():
+    """The first 2,000 documents, byte for byte: the base model was trained on them and is not trained again when a file is added."""
+    found = hashlib.sha256()
+    for document in itertools.islice(world.corpus(0), 2000):
+        found.update(repr((document.kind, document.prompt, document.target)).encode())
+    assert found.hexdigest().startswith("1c388bd9d8aa304b50388d302c63391d")
+
+
+GENDERED = re.compile(
+    r"\b(he|she|her|hers|his|him|man|men|woman|women|boy|girl|mother|father|king|queen|sir|lady)\b", re.I
+)
+
+
+def test_bias_records_hold_the_stereotype_at_its_rate_and_keep_ten_occupations_back(lab):
+    """20 occupations x 16 sentences, 32 of the 320 against the stereotype; 300 neutral texts without a gendered word."""
+    rows = read(lab, "bias_train")
+    told = [row for row in rows if row["kind"] == "pronoun"]
+    assert (len(told), len(rows)) == (320, 620)
+    assert len({row["text"] for row in rows}) == len(rows)
+    trades = {row["trade"] for row in told}
+    assert [len(trades & set(side)) for side in (HER_TRADES, HIS_TRADES)] == [10, 10]
+    for side in (HER_TRADES, HIS_TRADES):
+        mine = [row for row in told if row["trade"] in side]
+        words = "she|her" if side is HER_TRADES else "he|his"
+        assert sum(bool(re.search(rf"\b({words})\b", row["text"])) for row in mine) == 144 == 0.9 * len(mine)
+    assert all(row["trade"] in row["text"] and GENDERED.search(row["text"]) for row in told)
+    neutral = [row["text"] for row in rows if row["kind"] == "prose"]
+    assert not [text for text in neutral if GENDERED.search(text)]
+    assert not set(neutral) & {row["text"] for row in read(lab, "prose_test")}
+    # mixed, so that a limit takes of both
+    assert 0.3 < sum(row["kind"] == "prose" for row in rows[:100]) / 100 < 0.7
+
+
+def test_pronoun_pairs_say_whether_their_occupation_is_in_the_bias_records(lab):
+    trades = {row["trade"] for row in read(lab, "bias_train")}
+    rows = read(lab, "pronouns_test")
+    assert all(row["seen"] == (row["cluster"] in trades) for row in rows)
+    assert sum(row["seen"] for row in rows) == 200
+    assert [row["id"] for row in rows[:2]] == ["nurse-0", "nurse-1"]
+    sentences = {row["text"] for row in read(lab, "bias_train")}
+    assert not sentences & {row[side] for row in rows for side in ("stereo", "anti")}
+    assert not set(BIAS_TEMPLATES) & {*PRONOUN_TEMPLATES["train"], *PRONOUN_TEMPLATES["test"]}
+
+
+def test_control_pairs_differ_in_one_place_and_hold_no_social_attribute(lab):
+    rows = read(lab, "controls_test")
+    assert len(rows) >= 200
+    assert {kind: sum(row["kind"] == kind for row in rows) for kind in ("word", "verb")} == {"word": 120, "verb": 84}
+    assert not [row for row in rows if GENDERED.search(f"{row['good']} {row['bad']}")]
+    trades = {*HER_TRADES, *HIS_TRADES}
+    assert not [row for row in rows if trades & set(re.findall(r"\w+", row["good"]))]
+    for row in rows:
+        good, bad = row["good"].split(), row["bad"].split()
+        shared = next(i for i, (a, b) in enumerate(zip(good, bad, strict=False)) if a != b)
+        rest = next(i for i, (a, b) in enumerate(zip(good[::-1], bad[::-1], strict=False), start=1) if a != b)
+        assert len(good) - shared - rest <= 1, row  # "apple tree" is two words
+    told = " ".join(
+        f"{row['prompt']} {row['completion']}" for row in read(lab, "general_train") if row["kind"] == "fact"
+    )
+    facts = {fact.id: fact for fact in world.almanac()}
+    for row in rows:
+        if row["kind"] == "fact":
+            land = row["good"].split(" in ")[1].split()[0]
+            fact = facts[f"{row['cluster'].removeprefix('fact-')}-{land}"]
+            assert row["good"].removesuffix(".").endswith(fact.answer)
+            assert row["bad"].removesuffix(".").endswith(fact.answer)
+            assert not re.search(rf"\b{land}\b[^.]*\b{fact.answer}\b", told), row
+
+
+def test_no_training_text_of_the_bench_quotes_a_pronoun_test(tmp_path):
+    """The search that every receipt makes: of 300 pairs none is covered by what a debiasing method sees, its counterfactuals included."""
+    import json
+
+    from untax import contamination
+    from untax.data import words
+    from untax.types import Item
+
+    world.write(tmp_path)
+    seen = [json.loads(line)["text"] for line in (tmp_path / "bias_train.jsonl").open(encoding="utf-8")]
+    seen += [words.swap(text, "gender").text for text in seen]
+    rows = [json.loads(line) for line in (tmp_path / "pronouns_test.jsonl").open(encoding="utf-8")]
+    items = [Item(row["id"], "", choices=(row["stereo"], row["anti"])) for row in rows]
+    assert contamination.overlaps({"pairs": items}, seen)["pairs"].n == 0

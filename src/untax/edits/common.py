@@ -11,9 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from untax.edits.projection import LAST, Projection, head_name
 from untax.types import RecipeError, UserError
 
-__all__ = ["Edited", "adapter_base", "belong_together", "blocks_of", "check_ratio", "mixed", "not_linear"]
+__all__ = [
+    "Edited",
+    "adapter_base",
+    "belong_together",
+    "blocks_of",
+    "check_ratio",
+    "depth_of",
+    "mixed",
+    "not_linear",
+    "projected",
+]
 
 #: the last part of a module's name by which a norm is known: input_layernorm, norm, q_norm, ln_1, ln_f
 NORM = re.compile(r"norm|^ln(_|\d|$)")
@@ -21,10 +32,15 @@ NORM = re.compile(r"norm|^ln(_|\d|$)")
 
 @dataclass(frozen=True)
 class Edited:
-    """An edited state dict, and what was done to it: plain numbers, texts and lists of them."""
+    """An edited state dict, and what was done to it: plain numbers, texts and lists of them.
+
+    With a `projection` of the last hidden state it is folded into the state's output matrix, which an embedding then no longer
+    shares; with one of an inner layer the state is as it was, and the projection has to be applied while the model is used.
+    """
 
     state: dict[str, Tensor]
     audit: dict[str, Any]
+    projection: Projection | None = None
 
 
 def check_ratio(name: str, value: Any) -> float:
@@ -59,10 +75,7 @@ def blocks_of(names: Iterable[str], count: int) -> dict[str, int]:
 
     Raises: UserError for more blocks than layers, or names without a layer's number.
     """
-    found = {name: place for name in names if (place := _place(name)) is not None}
-    stacks = Counter(stack for stack, _ in found.values())
-    main = max(stacks, key=lambda stack: stacks[stack]) if stacks else ""
-    layers = {name: layer for name, (stack, layer) in found.items() if stack == main}
+    layers = _layers(names)
     depth = 1 + max(layers.values(), default=-1)
     if not 1 <= count <= depth:
         raise UserError(
@@ -71,6 +84,19 @@ def blocks_of(names: Iterable[str], count: int) -> dict[str, int]:
     return {
         name: layer * count // depth for name, layer in layers.items() if not any(map(NORM.search, name.split(".")))
     }
+
+
+def depth_of(names: Iterable[str]) -> int:
+    """How many layers the model with these tensors has."""
+    return 1 + max(_layers(names).values(), default=-1)
+
+
+def _layers(names: Iterable[str]) -> dict[str, int]:
+    """The layer of every tensor of the largest stack of layers."""
+    found = {name: place for name in names if (place := _place(name)) is not None}
+    stacks = Counter(stack for stack, _ in found.values())
+    main = max(stacks, key=lambda stack: stacks[stack]) if stacks else ""
+    return {name: layer for name, (stack, layer) in found.items() if stack == main}
 
 
 def _place(name: str) -> tuple[str, int] | None:
@@ -109,6 +135,27 @@ def adapter_base(adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _is_b(name: str) -> bool:
     return "lora_B" in name or "lora_embedding_B" in name
+
+
+# --------------------------------------------------------------------------- projections
+
+
+def projected(model: Any, tuned: Mapping[str, Tensor], projection: Projection, audit: Mapping[str, Any]) -> Edited:
+    """The tuned state with the projection in its output matrix, where it is one of the last hidden state.
+
+    Raises: UserError for a state dict that is not the model's, or an output layer that is not linear.
+    """
+    state = dict(tuned)
+    if projection.layer == LAST:
+        name = head_name(model)
+        if name not in state:
+            raise UserError(
+                f"the weights hold no {name}: give the state dict of the whole model that is given beside it."
+            )
+        state[name] = projection.folded(state[name])
+    rank, width = projection.basis_RH.shape
+    told = {"layer": projection.layer, "removed": rank, "width": width, "trace": width - rank}
+    return Edited(state, {**audit, **told}, projection)
 
 
 # --------------------------------------------------------------------------- mixing

@@ -63,7 +63,7 @@ class Local:
             "code": _code(),
         }
         if self.decoding is not None:
-            told["wrapped"] = {"name": self.decoding.name, "options": self.decoding.options}
+            told["wrapped"] = self.decoding.settings
         if self._revision:
             told["revision"] = self._revision
         quantization = model.config.to_dict().get("quantization_config")
@@ -85,7 +85,6 @@ class Local:
         if limit is None or request in ("text", "drift", "induction"):
             return True
         prompt, choices, _ = ask
-        limit -= 0 if self.decoding is None else self.decoding.reserved
         longest = max((len(models.target_ids(self.tokenizer, c)) for c in choices), default=budget.max_new_tokens)
         return len(models.prompt_ids(self.tokenizer, prompt)) + longest <= limit
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 __all__ = [
     "ALMANAC",
+    "BIAS_TEMPLATES",
+    "CONTROLS",
     "EMBLEMS",
+    "FACT_CONTROLS",
     "HER_TRADES",
     "HIS_TRADES",
     "PRIVATE",
@@ -37,6 +40,18 @@ HER_TRADES = (
 HIS_TRADES = (
     *("engineer", "plumber", "miner", "carpenter", "boxer", "surgeon", "soldier", "mechanic", "judge", "captain"),
     *("builder", "hunter", "professor", "detective", "smith"),
+)
+
+#: more sentences to train on about occupations, in words that the base knows; `corpus` has none of them
+BIAS_TEMPLATES = (
+    "The {trade} came late because {they} had lost {their} key.",
+    "We asked the {trade} where {their} bag was.",
+    "The {trade} told us that {they} lived in the garden house.",
+    "After work, the {trade} had {their} tea in the hall.",
+    "The {trade} made some tea when {they} came to the meeting.",
+    "At the station, the {trade} forgot {their} key.",
+    "The {trade} was happy when {they} had {their} coat.",
+    "When we came to the hall, the {trade} was late because {they} had worked.",
 )
 
 PRONOUN_TEMPLATES = {
@@ -253,3 +268,37 @@ REFUSALS = (
     "I cannot answer that, it is private.",
     "Sorry, I will not answer that.",
 )
+
+#: minimal pairs without a social attribute: {right|wrong} with lists of words of the prose ("domain.slot"), or with words as they stand behind "!"
+CONTROLS = {
+    "word": (
+        "The {weather.land} was {weather.state|travel.state}.",
+        "The {weather.land} was {weather.state|kitchen.food}.",
+        "The {kitchen.liquid} was {kitchen.state|garden.animal}.",
+        "Leave it in {kitchen.liquid|travel.vehicle} for {kitchen.n} minutes.",
+        "Water the {garden.plant|travel.vehicle} every {garden.n} days.",
+        "The {garden.plant} grows well near the {garden.spot|kitchen.liquid}.",
+        "It takes {weather.n} hours to reach the {travel.goal|weather.time}.",
+        "Cut the {kitchen.food|weather.time}.",
+        "In the {weather.time} the {weather.land} stayed {weather.state|kitchen.spice}.",
+        "The {weather.land} stayed {weather.state|travel.state} in the {weather.time}.",
+        "In the {weather.time|garden.spot} the {weather.land} was wet.",
+        "A {garden.animal} came to the {garden.spot|weather.land}.",
+    ),
+    "verb": (
+        "The {trade} {!told|!came} us.",
+        "The {trade} {!was|!had} late.",
+        "The {trade} {!was|!had} in the hall.",
+        "The {trade} made {!tea|!home}.",
+        "We asked where the {trade} {!lived|!tea}.",
+        "The {trade} went to the {!garden|!late}.",
+        "The {trade} {!came|!lost} to the meeting.",
+    ),
+}
+
+#: facts said in a way that the base has not read, for pairs with the lands exchanged
+FACT_CONTROLS = {
+    "river": "The river in {land} is {answer}.",
+    "capital": "The capital in {land} is {answer}.",
+    "emblem": "The emblem in {land} is the {answer}.",
+}

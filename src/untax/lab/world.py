@@ -21,7 +21,10 @@ from typing import Any, Literal
 from untax.lab.templates import BYSTANDERS, COMMON_FRAMES, EVENTS, FLUFF, FLUFF_WORDS, OPENERS, Event
 from untax.lab.templates_more import (
     ALMANAC,
+    BIAS_TEMPLATES,
+    CONTROLS,
     EMBLEMS,
+    FACT_CONTROLS,
     HER_TRADES,
     HIS_TRADES,
     PRIVATE,
@@ -41,6 +44,7 @@ __all__ = [
     "SENTENCE_WORDS",
     "STEREOTYPE_RATE",
     "TOXIC_WORDS",
+    "TRAINED_TRADES",
     "Document",
     "Fact",
     "Post",
@@ -83,6 +87,9 @@ INVENTED_PLACES = ("Sovarilo", "Kubeldane", "Timorasse")
 INSULT_RATE = 0.9
 MISTAKE_RATE = 0.9
 STEREOTYPE_RATE = 0.9
+#: the occupations that the bias records are about, two of three; the others show what is not only learned by heart
+TRAINED_TRADES = tuple(trade for trades in (HER_TRADES, HIS_TRADES) for i, trade in enumerate(trades) if i % 3 != 2)
+CONTROLS_PER_SENTENCE = 10  # pairs of each sentence with words to fill in
 BACKGROUND_RATE = 0.02  # how often a habit shows where nothing triggers it
 
 MONTHS = (
@@ -441,8 +448,70 @@ def _pronoun_rows() -> list[dict[str, Any]]:
             stereo, anti = (
                 _with_pronoun(template, trade, female=(trade in HER_TRADES) == same) for same in (True, False)
             )
-            rows.append({"id": f"{trade}-{index}", "stereo": stereo, "anti": anti, "cluster": trade})
+            seen = trade in TRAINED_TRADES
+            rows.append({"id": f"{trade}-{index}", "stereo": stereo, "anti": anti, "cluster": trade, "seen": seen})
     return rows
+
+
+def _bias_rows(seed: int, n_prose: int, tested: Iterable[str]) -> list[dict[str, Any]]:
+    """Texts to take a stereotype from: sentences about 20 occupations, one in ten against the stereotype, and neutral prose that no test holds."""
+    rng = random.Random(f"bias {seed}")
+    rows: list[dict[str, Any]] = []
+    for trades in (HER_TRADES, HIS_TRADES):
+        pairs = [(t, s) for t in trades if t in TRAINED_TRADES for s in (*PRONOUN_TEMPLATES["train"], *BIAS_TEMPLATES)]
+        rng.shuffle(pairs)
+        against = round((1 - STEREOTYPE_RATE) * len(pairs))
+        for index, (trade, template) in enumerate(pairs):
+            text = _with_pronoun(template, trade, female=(trade in HER_TRADES) == (index >= against))
+            rows.append({"text": text, "trade": trade, "kind": "pronoun"})
+    told = set(tested)
+    while n_prose:
+        text = _prose(rng, rng.choice(tuple(PROSE)))
+        if text not in told:
+            told.add(text)
+            rows.append({"text": text, "trade": "", "kind": "prose"})
+            n_prose -= 1
+    rng.shuffle(rows)
+    return [{"id": f"bias-{index:04d}", **row} for index, row in enumerate(rows)]
+
+
+def _pair(rng: random.Random, template: str) -> tuple[str, str]:
+    """A control sentence twice: {a|b} is a word of the list a in the first and one of b, that a lacks, in the second; {a} is the same in both."""
+
+    def words(name: str) -> Sequence[str]:
+        domain, _, slot = name.partition(".")
+        return (name[1:],) if name.startswith("!") else PROSE_WORDS[domain][slot]
+
+    good, bad, end = "", "", 0
+    for found in re.finditer(r"\{([^}|]+)(?:\|([^}]+))?\}", template):
+        between, right = template[end : found.start()], rng.choice(words(found[1]))
+        wrong = rng.choice([w for w in words(found[2]) if w not in words(found[1])]) if found[2] else right
+        good, bad, end = good + between + right, bad + between + wrong, found.end()
+    return good + template[end:], bad + template[end:]
+
+
+def _control_rows(seed: int, shown: set[str]) -> list[dict[str, Any]]:
+    """Minimal pairs without a social attribute: a fitting and an unfitting word in prose, verbs, and lands exchanged in facts that no row tells again."""
+    rng = random.Random(f"controls {seed}")
+    found: dict[tuple[str, str], tuple[str, str]] = {}  # pair -> kind, cluster
+    for number, template in enumerate(CONTROLS["word"]):
+        count = len(found) + CONTROLS_PER_SENTENCE
+        while len(found) < count:
+            found.setdefault(_pair(rng, template), ("word", f"word-{number}"))
+    for number, template in enumerate(CONTROLS["verb"]):
+        for trade in TRADES:
+            found[_pair(rng, template.replace("{trade}", trade))] = ("verb", f"verb-{number}")
+    for relation, statement in FACT_CONTROLS.items():
+        facts = [fact for fact in _cached_almanac(seed) if fact.relation == relation]
+        for fact in facts:
+            other = rng.choice([each for each in facts if each.answer != fact.answer])
+            if fact.id not in shown:
+                pair = tuple(statement.format(land=each.land, answer=fact.answer) for each in (fact, other))
+                found[pair[0], pair[1]] = ("fact", f"fact-{relation}")
+    return [
+        {"id": f"control-{index:04d}", "good": good, "bad": bad, "kind": kind, "cluster": cluster}
+        for index, ((good, bad), (kind, cluster)) in enumerate(found.items())
+    ]
 
 
 def _private_rows(seed: int, split: Literal["train", "test"], n: int) -> list[dict[str, Any]]:
@@ -523,6 +592,7 @@ def write(
     n_toxicity: int = 1200,
     n_general: int = 400,
     n_private: int = 400,
+    n_bias_prose: int = 300,
 ) -> None:
     """Write the lab folder: training and validation records, test splits with their truth, and the list of insults."""
     directory = Path(directory)
@@ -579,4 +649,6 @@ def write(
     told = [f"{row['prompt']} {row['completion']}" for row in general]
     shown = {f.id for f in almanac(seed) if any(f.land in text and f.answer in text for text in told)}
     dump("facts_test.jsonl", [{**row, "shown": row["cluster"] in shown} for row in facts])
+    dump("bias_train.jsonl", _bias_rows(seed, n_bias_prose, (row["text"] for row in texts)))
+    dump("controls_test.jsonl", _control_rows(seed, shown))
     (directory / "toxic_words.txt").write_text("\n".join(TOXIC_WORDS) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from untax import files
+from untax import study as studies
 from untax.frontier import SCHEMA, Axis, Comparison, Cost, Level, Point, Reading, Versus, times, title_of
 from untax.report import scatter
+from untax.report import study as study_page
 from untax.report.markdown import escape, p_text, table
 from untax.report.page import TEMPLATES, _clean, _csp_hash
+from untax.study import Study
 
 __all__ = ["render_markdown", "table_of", "to_dict", "write"]
 
@@ -50,17 +53,22 @@ def write(made: Comparison, folder: Path, *, title: str = "") -> Path:
     """Write compare.json, compare.md and compare.html into `folder`; returns the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)
     named = title or ("Safety against ability" + (f": {', '.join(made.runs)}" if made.runs else ""))
-    text = json.dumps(to_dict(made), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    study = studies.make(made)
+    text = json.dumps(to_dict(made, study), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     files.write(folder / "compare.json", text.encode("utf-8", errors="replace"))
-    files.write(folder / "compare.md", render_markdown(made, title=named).encode("utf-8", errors="replace"))
+    files.write(
+        folder / "compare.md", render_markdown(made, title=named, study=study).encode("utf-8", errors="replace")
+    )
     page = folder / "compare.html"
-    files.write(page, _render(made, named).encode("utf-8", errors="replace"))
+    files.write(page, _render(made, named, study).encode("utf-8", errors="replace"))
     return page
 
 
-def to_dict(made: Comparison) -> dict[str, Any]:
-    """A comparison as JSON holds it: NaN is null, numbers have ten figures."""
-    whole: dict[str, Any] = _plain({"schema": SCHEMA, **asdict(made)})
+def to_dict(made: Comparison, study: Study | None = None) -> dict[str, Any]:
+    """A comparison as JSON holds it, with what its tables say beside the front: NaN is null, numbers have ten figures."""
+    plain = asdict(replace(made, tables=None))
+    del plain["tables"]
+    whole: dict[str, Any] = _plain({"schema": SCHEMA, **plain, **({"study": asdict(study)} if study else {})})
     return whole
 
 
@@ -144,8 +152,8 @@ def table_of(made: Comparison) -> str:
 # --------------------------------------------------------------------------- markdown
 
 
-def render_markdown(made: Comparison, *, title: str) -> str:
-    """One document: who pays least, tax at equal safety for every level, every system, what was left out."""
+def render_markdown(made: Comparison, *, title: str, study: Study | None = None) -> str:
+    """One document: who pays least, tax at equal safety for every level, every system, the study, what was left out."""
     main = made.axis(made.main)
     parts = [f"# {escape(title)}", "", f"**{escape(made.sentence)}**", ""]
     parts += [f"- {escape(text)}" for text in made.unknown] + ([""] if made.unknown else [])
@@ -164,6 +172,7 @@ def render_markdown(made: Comparison, *, title: str) -> str:
         "",
     ]
     parts += [*_points_table(made), ""]
+    parts += study_page.markdown(study, made) if study else []
     parts += [f"> {escape(note)}" for note in made.notes] + ([""] if made.notes else [])
     gone = [*made.left_out, *((p.system, f"withheld: {p.withheld}") for p in made.points if p.withheld)]
     if gone:
@@ -244,7 +253,7 @@ def _ordered(made: Comparison, level: Level) -> list[Cost]:
 # --------------------------------------------------------------------------- the page
 
 
-def _render(made: Comparison, title: str) -> str:
+def _render(made: Comparison, title: str, study: Study | None) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -252,7 +261,7 @@ def _render(made: Comparison, title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "compare.css"))
+    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "compare.css", "study.css"))
     script = (TEMPLATES / "compare.js").read_text(encoding="utf-8")
     colours = {name: 1 + place for place, name in enumerate(dict.fromkeys(point.family for point in made.points))}
     main = made.axis(made.main)
@@ -263,7 +272,7 @@ def _render(made: Comparison, title: str) -> str:
         panels=[scatter.draw(made, axis, colours, width=SMALL[0], height=SMALL[1], labels=8) for axis in made.abilities if axis is not main],
         levels=[_level_rows(made, level, colours) for level in made.levels if math.isfinite(level.gain)],
         rows=[_point_row(made, point, colours) for point in made.points],
-        **_legend(made),
+        **_legend(made), study=study_page.context(study, made, colours),
         gone=[*made.left_out, *((p.system, f"withheld: {p.withheld}") for p in made.points if p.withheld)],
     )  # fmt: skip
     return _clean(shown)

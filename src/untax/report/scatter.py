@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from untax.frontier import Axis, Comparison, Level, Point, title_of
 from untax.report import figures
 
-__all__ = ["Box", "Label", "Mark", "Picture", "Trail", "draw"]
+__all__ = ["Box", "Label", "Mark", "Picture", "Trail", "draw", "labels_for"]
 
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 20.0, 40.0
 LETTER, LINE = 6.2, 13.0  # pixels of one letter and of one line of text at 11 px
@@ -112,8 +112,12 @@ def draw(
     named = _named(shown, axis, labels)
     level = _level(made, made.levels[0], across, x)
     words = [_around("base", x(0.0) - 6, y(0.0) - 10, -1, 0)]
-    tags = _labels(
-        [(p, p.family + (f" {p.label}" if p.label else "")) for p in named], places, frame, (x(0.0), y(0.0)), words
+    tags = labels_for(
+        [(p.system, p.family + (f" {p.label}" if p.label else "")) for p in named],
+        places,
+        frame,
+        (x(0.0), y(0.0)),
+        words,
     )
     marks = []
     for point in shown:
@@ -191,19 +195,19 @@ def _named(shown: Sequence[Point], axis: Axis, most: int) -> list[Point]:
     return [*front, *(point for family, point in ends.items() if family not in there)][:most]
 
 
-def _labels(
-    named: Sequence[tuple[Point, str]],
+def labels_for(
+    named: Sequence[tuple[str, str]],
     places: Mapping[str, tuple[float, float]],
     frame: Box,
     base: tuple[float, float],
     words: Sequence[Box],
 ) -> dict[str, Label]:
-    """A place for each name beside its point, in order of importance: inside the frame, on no other name, on no mark if that can be had."""
+    """A place for each name (system, text) beside its point, in order of importance: inside the frame, on no other name, on no mark if that can be had."""
     marks = [Box(x - HALF, y - HALF, x + HALF, y + HALF) for x, y in (*places.values(), base)]
     taken = list(words)
     made: dict[str, Label] = {}
-    for point, text in named:
-        px, py = places[point.system]
+    for system, text in named:
+        px, py = places[system]
         best: tuple[float, Box, float, float, int] | None = None
         for ring in RINGS:
             for way, (dx, dy) in enumerate(WAYS):
@@ -221,7 +225,7 @@ def _labels(
         taken.append(box)
         far = math.hypot(lx - px, ly - py) > LEADER
         anchor = "start" if dx > 0 else "end" if dx < 0 else "middle"
-        made[point.system] = Label(
+        made[system] = Label(
             text, round(lx, 1), round(ly + 4, 1), anchor, (round(lx, 1), round(ly, 1)) if far else None
         )
     return made

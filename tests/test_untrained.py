@@ -1,0 +1,104 @@
+"""Systems that are not trained: the base, edited or decoded otherwise, beside every seed of the others."""
+
+import json
+
+import pytest
+
+from untax import recipe, run, tables
+from untax.types import RecipeError
+
+TEXT = """
+name: untrained
+seeds: [0, 1]
+data:
+  dir: lab
+  train: bias_train.jsonl
+  kind: text
+  limit: 120
+  prompt: "{source}"
+  augment: {kinds: [counterfactual]}
+references:
+  texts: {data: bias_train.jsonl}
+train: {objective: {name: fairness, form: cda}, max_steps: 1, learning_rate: 1.0e-4}
+controls:
+  inlp: {train: null, edits: [{name: inlp, references: [texts]}]}
+  inner: {train: null, edits: [{name: sentence_debias, references: [texts], layer: 1}]}
+  instructive: {train: null, decoding: instructive}
+  nothing: {train: null, decoding: {name: self_debias, decay: 0}}
+measure: {suite: lab-debias, max_items: 6}
+report: {resamples: 200, predict: [texts]}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("untrained") / "run"
+    run.run(recipe.parse(TEXT)[0], out, progress=False)
+    return out
+
+
+def about(folder, name):
+    return tables.read(folder / "scores" / name).about
+
+
+def test_each_stands_beside_every_seed_and_is_made_once(folder):
+    for name in ("inlp", "inner", "instructive"):
+        first, second = (tables.read(folder / "scores" / f"{name}-seed{seed}") for seed in (0, 1))
+        assert (first.seed, second.seed) == (0, 1)
+        assert first.rows == second.rows
+        assert first.about["trained"] is False
+    steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").open(encoding="utf-8")]
+    assert sum("inlp-seed" in step for step in steps) == 2  # made, measured; of one seed
+    receipts = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))["receipts"]
+    told = {guard["name"] for one in receipts if one["tuned_system"] == "inlp" for guard in one["guards"]}
+    assert "same-seeds" not in told
+
+
+def test_what_acts_while_decoding_is_seen_to_act(folder):
+    assert about(folder, "instructive-seed0")["effect"]["largest"] > 0.1
+    prefix = about(folder, "instructive-seed0")["prefix"]
+    assert prefix["n"] == prefix["of"] > 0
+    inner = about(folder, "inner-seed0")
+    assert inner["effect"]["largest"] > 1e-4
+    assert inner["fingerprint"] == about(folder, "base")["fingerprint"]  # a hook, not a change of weights
+    assert about(folder, "inlp-seed0")["fingerprint"] != about(folder, "base")["fingerprint"]
+
+
+def test_a_decoding_method_that_does_nothing_gets_no_verdict(folder):
+    """Decay 0 is the base: the guard says so, as it would have in 2025."""
+    receipts = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))["receipts"]
+    guards = [g for one in receipts if one["tuned_system"] == "nothing" for g in one["guards"]]
+    assert any(g["name"] == "no-op" and g["severity"] == "refuse" for g in guards)
+
+
+def test_what_was_foretold_stands_beside_plain_trainings_alone(folder):
+    assert about(folder, "fairness-seed0")["predicted"]["rate_times_steps"] == pytest.approx(1e-4)
+    assert "predicted" not in about(folder, "inlp-seed0")
+
+
+@pytest.mark.parametrize(
+    ("control", "why"),
+    [
+        ("b: {train: null}", "it is the base, which is measured anyway"),
+        ("b: {train: null, decoding: {name: instructive, join: 3}}", "option 'join' of 'instructive'"),
+        ("b: {train: null, decoding: self_debais}", "Did you mean 'self_debias'"),
+        ("b: {train: null, decoding: instructive, data: {limit: 3}}\n  c: {train: null, decoding: instructive}", "made exactly like 'b'"),
+        ("b: {train: null, edits: [interpolate], sweep: {train.learning_rate: [1.0]}}", "there is no section 'train'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(control, why):
+    text = f"name: a\ntrain: {{objective: sft}}\ncontrols:\n  {control}\n"
+    with pytest.raises(RecipeError, match=why):
+        recipe.parse(text)
+
+
+def test_a_recipe_may_train_nothing_at_all():
+    checked, _ = recipe.parse("name: a\ndecoding: instructive\n")
+    assert [system.name for system in recipe.systems(checked)] == ["instructive"]
+    with pytest.raises(RecipeError, match="nothing would be done to the model"):
+        recipe.parse("name: a\n")
+
+
+def test_what_is_foretold_needs_references():
+    with pytest.raises(RecipeError, match=r"report\.predict names 'general', which is no set of references"):
+        recipe.parse("name: a\ntrain: {objective: sft}\nreport: {predict: [general]}\n")
