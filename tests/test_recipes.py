@@ -33,9 +33,10 @@ def test_a_recipe_runs_for_one_step(path, request, tmp_path):
     path = tmp_path / path.name
     path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     overrides = ["seeds=[0]", "data.limit=8", "train.max_steps=1", "measure.max_items=8", "report.resamples=200"]
-    if checked.data.dir != "lab":
-        shared = request.getfixturevalue("shared")
-        overrides += [f"data.dir={shared / 'data'}", f"model.base={shared / 'models' / 'pocket-lm'}"]
+    if checked.model.base != "lab":
+        overrides.append(f"model.base={request.getfixturevalue('shared') / 'models' / 'pocket-lm'}")
+    if checked.data.dir == "DATA_DIRECTORY":
+        overrides.append(f"data.dir={request.getfixturevalue('shared') / 'data'}")
     command = [sys.executable, "-m", "untax", "run", str(path), *overrides, "--out", str(tmp_path / "run"), "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]

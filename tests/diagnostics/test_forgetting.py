@@ -77,12 +77,12 @@ def test_the_change_of_likelihood_may_have_the_other_sign():
     """Text of c alone, whose logit rose: it reads better by ln 3 - ln 1.4 = .762140 although OF is .116750; a text of a: -ln 1.4."""
     base = planted.constant(P)
     after = raised(C, math.log(3), base)
-    found = run(base, after, texts=[Text("cccc", "c"), Text("aa", "a")]).overall
+    found = run(base, after, texts=[Text("cccc", "c"), Text("aa", "a")], opening=True).overall
     assert found.by_domain["c"].nll_change.value == near(math.log(1.4) - math.log(3))
     assert found.by_domain["a"].nll_change.value == near(math.log(1.4))
     assert found.by_domain["a"].kl.value == near(found.by_domain["c"].kl.value)
     # text as p0 writes it (5 a, 3 b, 2 c): the change of likelihood is OF itself
-    drawn = run(base, after, texts=[Text("aaaaabbbcc")]).overall
+    drawn = run(base, after, texts=[Text("aaaaabbbcc")], opening=True).overall
     assert drawn.nll_change.value == near(drawn.kl.value)
 
 
@@ -91,18 +91,32 @@ def test_the_raised_logit_formula_holds_for_a_real_model():
     base, b, token = planted.exact(tiny.llama()), 3.0, 7
     after = planted.headed(base, bias={token: b})
     opening = models.prompt_ids(TOKENIZER, "")
-    for text, found in zip(TEXTS, measured(base, after, TOKENIZER, texts=TEXTS).documents, strict=True):
+    for text, found in zip(TEXTS, measured(base, after, TOKENIZER, texts=TEXTS, opening=True).documents, strict=True):
         ids = models.target_ids(TOKENIZER, text.text)
         p_T = planted.probabilities(base, ids, opening)[:, token]
         assert found.kl == pytest.approx(float(((1 + p_T * (math.exp(b) - 1)).log() - b * p_T).mean()), abs=1e-12)
         assert (found.tokens, found.domain) == (len(ids), text.domain)
 
 
+def test_the_first_token_counts_only_when_asked_for():
+    """What kind of text a model expects stands at the first token: left out, the mean is over the others, drift.py's way."""
+    base, after = planted.exact(tiny.llama()), planted.exact(tiny.llama(1))
+    texts = [text for text in TEXTS if len(text.text) > 1]
+    inner = measured(base, after, TOKENIZER, texts=texts).documents
+    every = measured(base, after, TOKENIZER, texts=texts, opening=True).documents
+    saved = models.drift_from(base, after, TOKENIZER, [text.text for text in texts])
+    for one, other, answer in zip(inner, every, saved, strict=True):
+        assert (one.tokens, other.tokens) == (answer.n_tokens - 1, answer.n_tokens)
+        assert one.kl == pytest.approx(answer.values["inner"], rel=1e-6)
+        assert other.kl == pytest.approx(answer.kl, rel=1e-6)
+        assert one.kl != pytest.approx(other.kl, rel=1e-3)
+
+
 def test_documents_count_alike_however_long():
     """Unlike positions: the mean over documents is not that of all tokens together."""
     base, after = planted.exact(tiny.llama()), planted.exact(tiny.llama(1))
-    found = measured(base, after, TOKENIZER, texts=TEXTS).documents
-    value = run(base, after).overall.kl.value
+    found = measured(base, after, TOKENIZER, texts=TEXTS, opening=True).documents
+    value = run(base, after, opening=True).overall.kl.value
     assert value == pytest.approx(sum(each.kl for each in found) / len(found))
     tokens = sum(each.tokens for each in found)
     assert value != pytest.approx(sum(each.kl * each.tokens for each in found) / tokens, rel=1e-3)
@@ -126,8 +140,8 @@ def test_a_document_longer_than_the_context_is_read_in_pieces():
     base, after = (planted.exact(tiny.llama(seed, context=16)) for seed in (0, 1))
     text = "".join(chr(97 + i * 7 % 26) for i in range(40))
     parts = [Text(text[:15]), Text(text[15:30]), Text(text[30:])]
-    whole = measured(base, after, TOKENIZER, texts=[Text(text)]).documents[0]
-    found = measured(base, after, TOKENIZER, texts=parts).documents
+    whole = measured(base, after, TOKENIZER, texts=[Text(text)], opening=True).documents[0]
+    found = measured(base, after, TOKENIZER, texts=parts, opening=True).documents
     assert whole.tokens == 40
     assert whole.kl == pytest.approx(sum(each.kl * each.tokens for each in found) / 40)
 

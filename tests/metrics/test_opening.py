@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-
 from tests import tiny
+
 from untax import models
 from untax.metrics.drift import drift
 from untax.metrics.perplexity import perplexity

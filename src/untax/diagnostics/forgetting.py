@@ -41,6 +41,7 @@ def forgetting(
     pairs: Sequence[Pair] = (),  # minimal pairs of the attribute, the stereotyped sentence first
     controls: Sequence[Pair] = (),  # minimal pairs without a social attribute, for `net`
     before_tokenizer: Any | None = None,  # of the model before, where it was loaded on its own
+    opening: bool = False,  # whether the first token of a text counts, before which nothing has been said
     batch_size: int = 32,  # rows of one pass, at most
     resamples: int = RESAMPLES,  # draws of every bootstrap
     seed: int = 0,  # of those draws
@@ -54,14 +55,15 @@ def forgetting(
     whether for the worse, and selectivity is a ratio: show the plane of OF and net.
 
     Paper: Liu et al. 2025, arXiv 2509.21456 (the two kinds of forgetting, on gender stereotypes)
-    Differs: the formulas are ours, the paper's were not at hand; control pairs and `net`, so that a flatter model gains nothing;
+    Differs: the formulas are ours, the paper's were not at hand; the first token of a text counts only with `opening`: it tells which
+        kinds of text a model expects, and every training on one kind moves it far; control pairs and `net`, so that a flatter model gains nothing;
         decoder-only models; a document longer than the context is read in pieces that begin anew
     Shapes: two models of one tokenizer -> `Forgetting`, nats; every figure with a 95 % bootstrap interval and its n
     Raises: UserError for two tokenizers or vocabularies, no text, neither a base nor an adapter, or a pair beyond the context
     """
     found = measured(
         before, after, tokenizer, texts=texts, pairs=pairs, controls=controls, before_tokenizer=before_tokenizer,
-        batch_size=batch_size,
+        opening=opening, batch_size=batch_size,
     )  # fmt: skip
     return common.of_tables(found.documents, found.pairs, found.controls, resamples=resamples, seed=seed)
 
@@ -75,6 +77,7 @@ def measured(
     pairs: Sequence[Pair] = (),
     controls: Sequence[Pair] = (),
     before_tokenizer: Any | None = None,
+    opening: bool = False,
     batch_size: int = 32,
     tick: Tick = _no_tick,
 ) -> Measured:
@@ -86,12 +89,12 @@ def measured(
     if not texts:
         raise UserError("Overall forgetting needs held-out texts that no training has seen; none were given.")
     pieces, owners = _pieces(after, tokenizer, [text.text for text in texts])
-    opening = models.prompt_ids(tokenizer, "")
-    read = probes.read(before, after, [opening] * len(pieces), pieces, batch_size=batch_size, tick=tick)
+    start = models.prompt_ids(tokenizer, "")
+    read = probes.read(before, after, [start] * len(pieces), pieces, batch_size=batch_size, tick=tick)
     by_text: list[list[probes.Positions]] = [[] for _ in texts]
     for owner, found in zip(owners, read, strict=True):
         by_text[owner].append(found)
-    documents = tuple(_document(text, found) for text, found in zip(texts, by_text, strict=True))
+    documents = tuple(_document(text, found, 0 if opening else 1) for text, found in zip(texts, by_text, strict=True))
     gaps = _gaps(before, after, tokenizer, [*pairs, *controls], batch_size, tick)
     return Measured(documents, gaps[: len(pairs)], gaps[len(pairs) :])
 
@@ -125,9 +128,10 @@ def _pieces(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[list[list
     return pieces, owners
 
 
-def _document(text: Text, found: Sequence[probes.Positions]) -> Document:
-    kl = np.concatenate([each.kl_base_tuned for each in found]) if found else np.empty(0)
-    drop = np.concatenate([each.drop for each in found]) if found else np.empty(0)
+def _document(text: Text, found: Sequence[probes.Positions], first: int) -> Document:
+    """A document's means over its tokens, of every piece from the one numbered `first` on."""
+    kl = np.concatenate([each.kl_base_tuned[first:] for each in found]) if found else np.empty(0)
+    drop = np.concatenate([each.drop[first:] for each in found]) if found else np.empty(0)
     if not len(kl):
         return Document(text.domain, math.nan, math.nan, 0)
     # drop is log p1 - log p0; a model that reads itself has 0, not -0
