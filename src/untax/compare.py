@@ -14,6 +14,7 @@ from typing import Any
 
 from untax import calibration, contamination, files, methods, tables
 from untax import receipt as receipts
+from untax.diagnostics import scored
 from untax.readers.find import one_scale
 from untax.report import examples, page
 from untax.run import LAB_BASE, Outcome, data_dir, environment, outcome_of, quiet_libraries
@@ -106,6 +107,7 @@ def compare_two(
         out,
         title=f"{_short(tuned)} against {_short(base)}",
         examples=examples.collect(sides["base"], sides["tuned"]),
+        forgotten={sides["tuned"].system: scored.of_scores(sides["base"], sides["tuned"])},
         environment=environment(command),
         command=command,
         notes=[*notes, *_calibration(sides["base"], sides["tuned"])],

@@ -260,7 +260,10 @@ def _of_recipe(recipe: Recipe, model: Any, tokenizer: Any, out: Path, base: str)
     ours = references.of_records(
         Path(system.data.train).stem, records, tokenizer, prompt=system.data.prompt, max_length=room
     )
-    sets = rows.tokenised(list(recipe.references), tokenizer, room)
+    # sets that a recipe foretells from, else all but those that hold the very texts it trains on
+    own = {name for name, one in recipe.references.items() if one.data == system.data.train}
+    chosen = recipe.report.predict or [name for name in recipe.references if name not in own]
+    sets = rows.tokenised(chosen, tokenizer, room)
     notes = [f"Of the recipe's systems {system.name} is looked at."]
     if not sets:
         stands_in = EMBEDDED.get(recipe.data.dir)

@@ -9,9 +9,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from untax import contamination, files, methods
 from untax.recipe import DataSection, MixSection, Plug, Recipe, ReferenceSection, System
@@ -448,11 +448,11 @@ class Making:
     @contextmanager
     def opened(
         self, system: System, made: Made, prompts: Sequence[str], seed: int
-    ) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
+    ) -> Iterator[tuple[Any, dict[str, Any] | None, dict[str, Any]]]:
         """The model of a system as it is measured: loaded, projected, decoded as the system says.
 
-        Yields the model, what its decoding yields (None without one), and what the receipt's guards must know: whether that changes
-        anything on `prompts`, and whether an instruction opens each of them.
+        Yields the model, what lies round it in plain values (None: nothing), and what the receipt's guards must know: whether that
+        changes anything on `prompts`, and whether an instruction opens each of them. Prompts that do not fit into the context are left out.
         """
         from untax import models
 
@@ -469,20 +469,25 @@ class Making:
                 raise UserError(f"{error} Or remove {place}, to train it again.") from error
         about: dict[str, Any] = {} if system.train is not None else {"trained": False}
         with ExitStack() as stack:
+            wrapped: dict[str, Any] = {}
+            prompts = _fitting(model, tokenizer, prompts)
             plain = _next_logits(model, tokenizer, prompts) if made.projection or system.decoding else None
             if made.projection is not None:
                 from untax.edits import projection
 
                 stack.enter_context(projection.load(made.projection).applied(model))
+                # the weights do not show it: answers kept under another projection are not these
+                wrapped["projection"] = hashlib.sha256(made.projection.read_bytes()).hexdigest()[:16]
                 about["wrapper"] = f"projection ({', '.join(edit.name for edit in system.edits)})"
             applied = None
             if system.decoding is not None:
                 method = methods.find("decoding", system.decoding.name)
                 applied = stack.enter_context(method(model, tokenizer, **system.decoding.options))
                 about["wrapper"] = applied.name
+                wrapped |= applied.settings
             if plain is not None:
                 about |= _seen_to_act(model, tokenizer, prompts, plain, applied)
-            yield model, applied, about
+            yield model, wrapped or None, about
 
     def predicted(self, system: System, made: Made) -> dict[str, float | None] | None:
         """What the gradients of the base say of a training before it, by name; None where more than its objective decides what it costs.
@@ -496,18 +501,26 @@ class Making:
         from untax.diagnostics import conflict
 
         rate, steps = float(train.arguments.get("learning_rate", 2e-5)), len(made.log)
-        data = system.data.model_dump(mode="json")
-        told = [rate, steps, data, train.objective.name, self.recipe.report.predict, self.recipe.model.model_dump()]
-        key = _digest(json.dumps(told))
-        kept = self.out / "data" / f"predicted-{key}.json"
+        optimizer: Literal["adamw", "sgd"] = "sgd" if str(train.arguments.get("optim")).startswith("sgd") else "adamw"
+        targets = _targets(self.shown[system.name].records, train.objective.name)
+        seen = [asdict(one) for one in targets], [self.references.rows(name) for name in self.recipe.report.predict]
+        told = [
+            rate,
+            steps,
+            optimizer,
+            system.data.prompt,
+            self._room(system),
+            self.recipe.report.predict,
+            self.recipe.model.model_dump(),
+        ]
+        kept = self.out / "data" / f"predicted-{_digest(json.dumps([told, seen], default=str))}.json"
         if not kept.is_file():
             model, tokenizer = load(self.recipe, self.base_path)
-            targets = _targets(self.shown[system.name].records, train.objective.name)
             made_of = conflict.predict(
                 model, tokenizer,
                 rows.of_records("safety", targets, tokenizer, prompt=system.data.prompt, max_length=self._room(system)),
                 self.references.tokenised(self.recipe.report.predict, tokenizer, self._room(system)),
-                learning_rate=rate, steps=steps,
+                learning_rate=rate, steps=steps, optimizer=optimizer,
             )  # fmt: skip
             files.write_json(kept, made_of.as_dict()["predictors"])
         found: dict[str, float | None] = json.loads(kept.read_text(encoding="utf-8"))
@@ -637,10 +650,23 @@ def _next_logits(model: Any, tokenizer: Any, prompts: Sequence[str]) -> Any:
     return common.next_logits(model, tokenizer, prompts)
 
 
+def _fitting(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
+    """The prompts that the model can read, and what lies round it leaves room for."""
+    from untax import models
+
+    room = models.context_length(model)
+    return [one for one in prompts if room is None or len(models.prompt_ids(tokenizer, one)) <= room]
+
+
 def _seen_to_act(model: Any, tokenizer: Any, prompts: Sequence[str], plain: Any, applied: Any) -> dict[str, Any]:
     """Whether what lies round the model moves its logits on some prompts, and whether an instruction opens what it is given."""
     from untax import models, selfcheck
 
+    fitting = set(_fitting(model, tokenizer, prompts))
+    if not fitting:
+        return {}  # the guards say that nobody looked
+    plain = plain[[place for place, prompt in enumerate(prompts) if prompt in fitting]]
+    prompts = [prompt for prompt in prompts if prompt in fitting]
     about: dict[str, Any] = {"effect": selfcheck.effect(plain, _next_logits(model, tokenizer, prompts))}
     if applied is not None and applied.prefix_ids:
         rows = [models.prompt_ids(tokenizer, prompt) for prompt in prompts]

@@ -41,7 +41,7 @@ def measure(
     base_tokenizer: Any | None = None,
     cache_dir: str | Path | None = None,
     batch_size: int = 64,
-    decoding: Any | None = None,
+    wrapped: Mapping[str, Any] | None = None,
     check: bool = True,
     progress: bool = True,
 ) -> Scores:
@@ -49,13 +49,13 @@ def measure(
 
     `base` is what drift is measured from; without it, an adapter is switched off for the purpose. To measure the base itself,
     give it as `base` too: its drift is 0. Where there is neither, drift is NaN and `about["missing"]` says why.
-    `decoding` is what a method of `decoding/` yields, where one lies round the model: it is part of what decides the answers.
+    `wrapped` says what lies round the model beside its weights, where something does: it is part of what decides the answers.
     `cache_dir` keeps finished groups of answers. `check` asks a few items in a batch, alone and in parts (selfcheck.py).
     Raises: UserError when no item fits into the model's context, or the model's numbers are not finite.
     """
     if batch_size < 1:
         raise RecipeError(f"batch_size is {batch_size}; it must be at least 1.")
-    engine = Local(model, tokenizer, base=base, base_tokenizer=base_tokenizer, batch_size=batch_size, decoding=decoding)
+    engine = Local(model, tokenizer, base=base, base_tokenizer=base_tokenizer, batch_size=batch_size, wrapped=wrapped)
     scores = measure_engine(engine, suite, system=system, seed=seed, cache_dir=cache_dir, progress=progress)
     checked = _selfcheck(engine, suite, cache_dir) if check else {}
     scores = replace(scores, about={**scores.about, "batch_size": batch_size, **checked})

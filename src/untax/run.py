@@ -23,6 +23,7 @@ from typing import Any, Literal
 from untax import files, making, methods, tables
 from untax import receipt as receipts
 from untax import recipe as recipes
+from untax.diagnostics import scored
 from untax.making import LAB_BASE, data_dir
 from untax.marks import versions
 from untax.recipe import FrontSection, Recipe, System
@@ -208,6 +209,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
                 base_scores, measured[name], prompts_are_safe=recipe.data.dir in making.EMBEDDED
             )
         ],
+        forgotten={name: scored.of_scores(base_scores, measured[name]) for name in shown},
         environment=environment(command),
         command=command,
     )
@@ -258,10 +260,10 @@ def _measured(
         curves[name] = made.log
         foretold = maker.predicted(system, made)
         journal.step(f"{name}: measure")
-        with maker.opened(system, made, prompts, seed) as (tuned, decoding, told):
+        with maker.opened(system, made, prompts, seed) as (tuned, wrapped, told):
             scores = measure.measure(
                 tuned, base[1], suite, system=system.name, seed=seed, base=None if made.adapter else base[0],
-                cache_dir=out / "scores" / name / "cache", batch_size=recipe.measure.batch_size, decoding=decoding,
+                cache_dir=out / "scores" / name / "cache", batch_size=recipe.measure.batch_size, wrapped=wrapped,
                 progress=progress,
             )  # fmt: skip
         if foretold is not None:
@@ -541,7 +543,7 @@ def receipt_of_folders(
     files.write_json(out / "environment.json", environment(command))
     path = page.write(
         [made], out, title=f"{_called(after[0])} against {_called(before)}", examples=examples.collect(before, after),
-        environment=environment(command), command=command, notes=notes,
+        forgotten={after[0].system: scored.of_scores(before, after)}, environment=environment(command), command=command, notes=notes,
     )  # fmt: skip
     return outcome_of(out, path, [made])
 

@@ -24,8 +24,8 @@ class Local:
     """A loaded causal language model and its tokenizer.
 
     `base` is what drift and shift are measured from; without it, an adapter is switched off for the purpose. The base itself
-    is measured with itself as `base`: its drift is 0. `base_tokenizer` is the base's own, where it has another. `decoding` is
-    what a method of `decoding/` yields while it lies round the model.
+    is measured with itself as `base`: its drift is 0. `base_tokenizer` is the base's own, where it has another. `wrapped` says
+    what lies round the model beside its weights (a method of `decoding/`, a projection), in plain values.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class Local:
         base: Any | None = None,
         base_tokenizer: Any | None = None,
         batch_size: int = 64,
-        decoding: Any | None = None,
+        wrapped: Mapping[str, Any] | None = None,
     ) -> None:
-        self.decoding = decoding
+        self.wrapped = wrapped
         self.model = model
         self.tokenizer = tokenizer
         self.base = base
@@ -62,8 +62,8 @@ class Local:
             "versions": versions(LIBRARIES),
             "code": _code(),
         }
-        if self.decoding is not None:
-            told["wrapped"] = self.decoding.settings
+        if self.wrapped is not None:
+            told["wrapped"] = self.wrapped
         if self._revision:
             told["revision"] = self._revision
         quantization = model.config.to_dict().get("quantization_config")

@@ -23,8 +23,8 @@ from untax.diagnostics.scored import Scored
 from untax.diagnostics.shifts import Point, TokenShift
 from untax.predictions import signed
 from untax.report import charts
+from untax.report.html import TEMPLATES, clean, csp_hash
 from untax.report.markdown import escape, p_text, table
-from untax.report.page import TEMPLATES, _clean, _csp_hash
 
 if TYPE_CHECKING:
     from untax.diagnostics.layers import Moved
@@ -162,13 +162,23 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | str) or value is None else str(value)
 
 
-def section(found: Scored, *, per: str = "pair", sentences: Selective | None = None, told: bool = True) -> Markup:
+def section(
+    found: Scored,
+    *,
+    per: str = "pair",
+    sentences: Selective | None = None,
+    told: bool = True,
+    name: str = "",
+    mark: str = "",
+) -> Markup:
     """The section on forgetting by itself: a part of a diagnosis, and of any page that has the styles of diagnosis.css.
 
-    `told`: begin with what it comes to; a page whose verdict says it already leaves that out.
+    `told`: begin with what it comes to; a page whose verdict says it already leaves that out. Where a page has several, `name` says of which
+    system, and `mark` keeps their ids apart.
     """
     figures = forgetting_figures(found, per=per, sentences=sentences)
-    return rendered("forgetting.html.j2", **figures | {"sentence": figures["sentence"] if told else ""})
+    words = {"sentence": figures["sentence"] if told else "", "name": name, "mark": mark}
+    return rendered("forgetting.html.j2", **figures | words)
 
 
 def forgetting_figures(found: Scored, *, per: str = "pair", sentences: Selective | None = None) -> dict[str, Any]:
@@ -612,9 +622,9 @@ def write_page(
     style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in STYLES)
     shown = _environment().get_template("diagnosis.html.j2").render(
         title=title, sentence=sentence, parts=parts, reading=reading, notes=notes, again=again, how=how, style=Markup(style),
-        style_hash=_csp_hash(style),
+        style_hash=csp_hash(style),
     )  # fmt: skip
-    files.write(path, _clean(shown).encode("utf-8", errors="replace"))
+    files.write(path, clean(shown).encode("utf-8", errors="replace"))
 
 
 def place_of(layer: int | None, kind: str) -> tuple[str, str]:

@@ -21,8 +21,8 @@ from untax import study as studies
 from untax.frontier import SCHEMA, Axis, Comparison, Cost, Level, Point, Reading, Versus, times, title_of
 from untax.report import scatter
 from untax.report import study as study_page
+from untax.report.html import TEMPLATES, clean, csp_hash
 from untax.report.markdown import escape, p_text, table
-from untax.report.page import TEMPLATES, _clean, _csp_hash
 from untax.study import Study
 
 __all__ = ["render_markdown", "table_of", "to_dict", "write"]
@@ -266,7 +266,7 @@ def _render(made: Comparison, title: str, study: Study | None) -> str:
     colours = {name: 1 + place for place, name in enumerate(dict.fromkeys(point.family for point in made.points))}
     main = made.axis(made.main)
     shown = environment.get_template("compare.html.j2").render(
-        title=title, style=Markup(style), script=Markup(script), style_hash=_csp_hash(style), script_hash=_csp_hash(script),
+        title=title, style=Markup(style), script=Markup(script), style_hash=csp_hash(style), script_hash=csp_hash(script),
         made=made, main=main, colours=colours, words=WORDS, styles=STYLES, signs=SIGNS, how=HOW, again=_again(made),
         pictures=[scatter.draw(made, main, colours, width=size[0], height=size[1], labels=n) for size, n in ((WIDE, 40), (NARROW, 10))],
         panels=[scatter.draw(made, axis, colours, width=SMALL[0], height=SMALL[1], labels=8) for axis in made.abilities if axis is not main],
@@ -275,7 +275,7 @@ def _render(made: Comparison, title: str, study: Study | None) -> str:
         **_legend(made), study=study_page.context(study, made, colours),
         gone=[*made.left_out, *((p.system, f"withheld: {p.withheld}") for p in made.points if p.withheld)],
     )  # fmt: skip
-    return _clean(shown)
+    return clean(shown)
 
 
 def _legend(made: Comparison) -> dict[str, Any]:

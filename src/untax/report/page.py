@@ -8,9 +8,7 @@ are packed, and the script only ever sets them as text.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,15 +19,16 @@ from markupsafe import Markup
 
 from untax import files
 from untax import receipt as receipts
+from untax.diagnostics.scored import Scored
 from untax.guards import ENOUGH_ITEMS
 from untax.receipt import Receipt
-from untax.report import figures, ledger, markdown
+from untax.report import diagnosis, figures, ledger, markdown
 from untax.report.examples import Example, as_data, choose
+from untax.report.html import TEMPLATES, clean, csp_hash
 from untax.types import UserError
 
 __all__ = ["packed", "write"]
 
-TEMPLATES = Path(__file__).parent / "templates"
 PAGE_BYTES = 2_950_000  # the page stays below 3 MB
 LEAST_DATA = 600_000  # what the examples keep of it, however many lines there are
 #: how many examples, and how long their texts: the first that fits is taken
@@ -55,6 +54,7 @@ def write(
     title: str,
     curves: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
     examples: Iterable[Example] = (),
+    forgotten: Mapping[str, Scored] | None = None,
     environment: Mapping[str, Any] | None = None,
     command: str = "",
     notes: Sequence[str] = (),
@@ -62,7 +62,7 @@ def write(
     """Write receipt.json, receipt.md and receipt.html into `folder`; returns the path of the page.
 
     `made` holds one receipt per system against the base (the first one speaks for the page) and any comparisons of two trained
-    systems. `curves` are training logs by run name ("sft-seed0": [{"step": 1, "loss": ...}, ...]), `examples` come from
+    systems. `forgotten` says what systems forgot, by their names (diagnostics/scored.py). `curves` are training logs by run name ("sft-seed0": [{"step": 1, "loss": ...}, ...]), `examples` come from
     `examples.collect`, `environment` and `command` say how to do it again.
 
     Raises: UserError when there is no receipt.
@@ -76,7 +76,7 @@ def write(
     # a model may write half of a surrogate pair, which UTF-8 cannot hold
     files.write(folder / "receipt.md", text.encode("utf-8", errors="replace"))
     page = folder / "receipt.html"
-    text = _render(made, title, curves or {}, list(examples), again, notes)
+    text = _render(made, title, curves or {}, list(examples), forgotten or {}, again, notes)
     files.write(page, text.encode("utf-8", errors="replace"))
     return page
 
@@ -95,6 +95,7 @@ def _render(
     title: str,
     curves: Mapping[str, Sequence[Mapping[str, float]]],
     examples: list[Example],
+    forgotten: Mapping[str, Scored],
     again: Sequence[tuple[str, str]],
     notes: Sequence[str],
 ) -> str:
@@ -105,15 +106,16 @@ def _render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "diagnosis.css"))
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     template = environment.get_template("page.html.j2")
     fixed = _values(made, title, curves, again, notes) | {
         "style": Markup(style),
         "script": Markup(script),
-        "style_hash": _csp_hash(style),
-        "script_hash": _csp_hash(script),
+        "style_hash": csp_hash(style),
+        "script_hash": csp_hash(script),
         "n_examples": len(examples),
+        "forgotten": _forgotten(forgotten),
     }
     html, room = "", 0
     for explained in DETAILS:
@@ -123,7 +125,16 @@ def _render(
         if room >= LEAST_DATA:
             break
     shown, cut, data = _example_data(made, examples, room)
-    return _clean(template.render(**fixed, **lines, n_shown=shown, cut=cut, data=data))
+    return clean(template.render(**fixed, **lines, n_shown=shown, cut=cut, data=data))
+
+
+def _forgotten(found: Mapping[str, Scored]) -> list[tuple[str, Markup]]:
+    """A section for each system of which something can be said; the first one stands open."""
+    known = {name: one for name, one in found.items() if one.overall or one.selective or one.transitions}
+    return [
+        (name, diagnosis.section(one, name=name if len(known) > 1 else "", mark=f"-{number}" if number else ""))
+        for number, (name, one) in enumerate(known.items())
+    ]
 
 
 def _values(
@@ -187,15 +198,6 @@ def _curve_groups(curves: Mapping[str, Any], colours: Mapping[str, int]) -> list
     for run in curves:
         counts[figures.colour_of(run, colours)] = counts.get(figures.colour_of(run, colours), 0) + 1
     return [{"colour": c, "name": names.get(c, "other runs"), "runs": n} for c, n in sorted(counts.items())]
-
-
-def _csp_hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
-
-
-def _clean(text: str) -> str:
-    """Without what HTML cannot hold: control characters and halves of surrogate pairs become U+FFFD."""
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", text)
 
 
 def _example_data(made: Sequence[Receipt], examples: list[Example], room: int) -> tuple[int, int, str]:
