@@ -10,6 +10,7 @@ import yaml
 
 import tiny
 from untax import cli, diagnose, models, tables
+from untax.suites.read import load_suite
 from untax.types import MetricSpec, RecipeError, ScoreRow, Scores, UserError
 
 SUITE = {
@@ -66,6 +67,23 @@ def place(tmp_path):
     models.save(tiny.llama(1), tok, tmp_path / "other")
     models.save(tiny.with_adapter(models.load(tmp_path / "base")[0]), tok, tmp_path / "adapter")
     return tmp_path
+
+
+def test_pairs_are_those_that_the_tables_pool(place):
+    """Gaps that only count beside those of other groups are no preference by themselves; control pairs stand apart."""
+    groups = SUITE["lines"][2] | {"name": "groups", "data": "groups.jsonl", "options": {"centre": "sentence"}}
+    _write(
+        place / "groups.jsonl",
+        [{"id": f"g{i}", "sentence": f"s{i % 2}", "first": f"a {i}", "second": f"b {i}"} for i in range(4)],
+    )
+    (place / "suite.yaml").write_text(yaml.safe_dump({**SUITE, "lines": [*SUITE["lines"], groups]}))
+    suite = load_suite(str(place / "suite.yaml"), data_dir=place)
+    loaded = diagnose._Models(None, tiny.llama(0), tiny.tokenizer(), None)
+    pairs, controls = diagnose._pairs(suite, loaded)
+    assert [pair.first for pair in pairs] == [f"she is {i} years old" for i in range(8)]
+    assert len(controls) == 8
+    (place / "suite.yaml").write_text(yaml.safe_dump({**SUITE, "lines": [groups]}))
+    assert diagnose._pairs(load_suite(str(place / "suite.yaml"), data_dir=place), loaded) == ([], [])
 
 
 def diagnosed(place, base, tuned, **settings):

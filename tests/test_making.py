@@ -112,3 +112,68 @@ def test_an_edit_gets_the_references_that_it_names_and_no_others():
         {"name": "average_blocks", "blocks": 2, "references": ["own"]},
         {"name": "interpolate"},
     ]
+
+
+def _maker(text, tmp_path):
+    """What makes the systems of a recipe on data that another fixture wrote, and its systems by name."""
+    parsed, _ = recipe.parse(text)
+    out, systems = tmp_path / "other", recipe.systems(parsed)
+    out.mkdir(exist_ok=True)
+    references = making.ReferenceRows(parsed, out, tmp_path / "data", str(making.LAB_BASE), False)
+    records = making.Records(parsed, out, str(making.LAB_BASE), print, False, references)
+    shown = {system.name: records.of(system.data) for system in systems if system.train is not None}
+    maker = making.Making(parsed, systems, shown, references, out, str(making.LAB_BASE), False)
+    return maker, {system.name: system for system in systems}
+
+
+def test_a_decoding_method_is_tried_on_the_prompts_that_leave_it_room(tmp_path):
+    """Of three prompts one is longer than the context, and one leaves no room for the instruction: neither may end the run."""
+    maker, systems = _maker("name: a\ndecoding: instructive\n", tmp_path)
+    model, tokenizer = models.load(making.LAB_BASE)
+    room = models.context_length(model)
+    words = "one " * room
+    full = tokenizer.decode(models.prompt_ids(tokenizer, words)[:room], skip_special_tokens=True)
+    while len(models.prompt_ids(tokenizer, full)) > room:
+        full = full[:-1]
+    for prompts, n in ((["one two", full, words], 1), ([full, words], 0)):
+        with maker.opened(systems["instructive"], making.Made(None), prompts, 0) as (_, wrapped, told):
+            assert wrapped["method"] == "instructive"
+            assert (told["prefix"] == {"n": n, "of": n}) if n else ("prefix" not in told and "effect" not in told)
+            assert told.get("effect", {}).get("prompts", 0) == n
+
+
+def test_what_was_foretold_of_other_rows_is_not_found_again(made, tmp_path, monkeypatch):
+    """Rows that changed, another length, another optimiser: each is another prediction; another seed of one training is not."""
+    from untax.diagnostics import conflict
+
+    text = """
+name: foretold
+data: {dir: DATA, train: train.jsonl, kind: preference, prompt: "{source}"}
+references: {words: {data: words.jsonl}}
+train: {objective: sft, max_steps: 2, learning_rate: 5.0e-3}
+controls:
+  short: {train: {max_length: 40}}
+  plain: {train: {optim: sgd}}
+report: {predict: [words]}
+measure: {suite: lab-refusal}
+""".replace("DATA", str(tmp_path / "data"))
+    asked = []
+
+    class Told:
+        def as_dict(self):
+            return {"predictors": {"cosine": 0.5}}
+
+    def predict(*rows, **settings):
+        asked.append(settings["optimizer"])
+        return Told()
+
+    monkeypatch.setattr(conflict, "predict", predict)
+    done = making.Made(None, log=[{}] * 2)
+    maker, systems = _maker(text, tmp_path)
+    for name in ("sft", "sft", "short", "plain"):
+        assert maker.predicted(systems[name], done) == {"cosine": 0.5}
+    assert asked == ["adamw", "adamw", "sgd"]
+    _rows(tmp_path / "data", "words.jsonl", [{"prompt": "", "completion": "four five six"}])
+    maker, systems = _maker(text, tmp_path)
+    maker.predicted(systems["sft"], done)
+    assert len(asked) == 4

@@ -473,6 +473,13 @@ def test_the_third_finding(made: Comparison) -> None:
     assert "none lowers downstream loss" in study._third([remedy("replay", less, none)], made).sentence
 
 
+def test_what_less_data_pays_is_what_more_data_could_save() -> None:
+    """Without the remedy (more data) 1 is paid, with it .9: at most .19 is saved, which is less than a fifth of 1 and not of .9."""
+    assert study._saves_nothing(Reading(1.0), Reading(0.1, -0.1, 0.19), -1)
+    assert not study._saves_nothing(Reading(0.9), Reading(-0.1, -0.21, 0.1), 1)
+    assert study._saves_nothing(Reading(0.9), Reading(-0.1, -0.19, 0.1), 1)
+
+
 # --------------------------------------------------------------------------- predictions
 
 

@@ -64,6 +64,21 @@ def test_what_acts_while_decoding_is_seen_to_act(folder):
     assert about(folder, "inlp-seed0")["fingerprint"] != about(folder, "base")["fingerprint"]
 
 
+def test_answers_of_a_projection_are_not_those_of_its_weights(folder):
+    """The weights of an inner projection are the base's: what lies round them is part of what kept answers are known by."""
+    kept = [
+        json.loads(path.read_bytes())
+        for path in (folder / "scores" / "inner-seed0" / "cache").glob("*.json")
+        if "selfcheck" not in path.name
+    ]
+    keys = [one["key"]["wrapped"]["projection"] for one in kept]
+    assert len(set(keys)) == 1
+    assert keys[0]
+    told = about(folder, "instructive-seed0")["wrapped"]
+    assert told["method"] == "instructive"
+    assert "wrapped" not in about(folder, "inlp-seed0")
+
+
 def test_a_decoding_method_that_does_nothing_gets_no_verdict(folder):
     """Decay 0 is the base: the guard says so, as it would have in 2025."""
     receipts = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))["receipts"]

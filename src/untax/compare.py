@@ -21,7 +21,7 @@ from untax.run import LAB_BASE, Outcome, data_dir, environment, outcome_of, quie
 from untax.suites.read import LmEval, Suite
 from untax.types import Engine, RecipeError, Scores, UserError
 
-__all__ = ["Addresses", "compare_two", "is_address"]
+__all__ = ["Addresses", "Loading", "compare_two", "is_adapter", "is_address", "other_base", "same_dtype"]
 
 ENGINES = ("transformers", "vllm")
 
@@ -86,8 +86,8 @@ def compare_two(
         )
         sides = _measure_engines(first, second, read, make, cache, noise_floor, progress)
     else:
-        loading = _Loading(dtype, device, trust_remote_code, allow_network)
-        notes = _other_base(first, second)
+        loading = Loading(dtype, device, trust_remote_code, allow_network)
+        notes = other_base(first, second)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
         sides = _measure_models(
@@ -189,7 +189,9 @@ def _check_margins(margins: Mapping[str, float], suite: Suite) -> None:
 
 
 @dataclass(frozen=True)
-class _Loading:
+class Loading:
+    """How models of this machine are loaded: the same way for both sides."""
+
     dtype: str
     device: str
     trust_remote_code: bool
@@ -208,7 +210,7 @@ def _measure_models(
     base: str,
     tuned: str,
     suite: Suite,
-    loading: _Loading,
+    loading: Loading,
     cache: Path,
     batch_size: int,
     allow_dtype_mismatch: bool,
@@ -218,13 +220,13 @@ def _measure_models(
     from untax import measure, models
 
     before, base_tokenizer = None, None
-    if _is_adapter(tuned) and not _is_adapter(base):
+    if is_adapter(tuned) and not is_adapter(base):
         # one load is both sides: the adapter lies over the base that was named, and is switched off for its turn
         after, tokenizer = loading.load(base, adapter=tuned)
     else:
         after, tokenizer = loading.load(tuned)
         before, base_tokenizer = loading.load(base)
-        _same_dtype(before, after, allowed=allow_dtype_mismatch)
+        same_dtype(before, after, allowed=allow_dtype_mismatch)
     found = measure.measure_pair(
         after, tokenizer, suite, base=before, base_tokenizer=base_tokenizer, cache_dir=cache, batch_size=batch_size,
         progress=progress,
@@ -241,14 +243,15 @@ def _measure_models(
     return sides
 
 
-def _is_adapter(name: str) -> bool:
+def is_adapter(name: str) -> bool:
+    """Whether a name is a folder that holds an adapter and no model."""
     folder = Path(name).expanduser()
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
-def _other_base(base: str, tuned: str) -> list[str]:
+def other_base(base: str, tuned: str) -> list[str]:
     """A note when an adapter names another base than the one it is laid over: where shapes fit, nothing else would show it."""
-    if not _is_adapter(tuned) or _is_adapter(base):
+    if not is_adapter(tuned) or is_adapter(base):
         return []
     try:
         told = json.loads((Path(tuned).expanduser() / "adapter_config.json").read_bytes())
@@ -262,7 +265,8 @@ def _other_base(base: str, tuned: str) -> list[str]:
     ]
 
 
-def _same_dtype(base: Any, tuned: Any, *, allowed: bool) -> None:
+def same_dtype(base: Any, tuned: Any, *, allowed: bool) -> None:
+    """Raises: UserError for two models of different numbers, unless that is allowed."""
     dtypes = [str(model.dtype).removeprefix("torch.") for model in (base, tuned)]
     if dtypes[0] != dtypes[1] and not allowed:
         raise UserError(
@@ -311,7 +315,7 @@ def _measure_engines(
 def _vllm(folder: str, dtype: str) -> Engine:
     from untax.engines.vllm import Vllm
 
-    if _is_adapter(folder):
+    if is_adapter(folder):
         raise RecipeError(f"{folder} is an adapter; vLLM takes whole models: merge it into its base and save that.")
     return Vllm(folder, dtype=dtype)
 

@@ -11,11 +11,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from untax import files, predictions, tables
-from untax.compare import _is_adapter, _other_base, _same_dtype
-from untax.compare import _Loading as Loading
+from untax.compare import Loading, is_adapter, other_base, same_dtype
 from untax.data.words import forms
 from untax.diagnostics.common import Pair, Text
 from untax.guards import in_points
@@ -27,6 +26,9 @@ from untax.report import diagnosis, prediction
 from untax.run import environment, quiet_libraries
 from untax.suites.read import Suite
 from untax.types import Budget, MetricSpec, RecipeError, Scores, UserError
+
+if TYPE_CHECKING:
+    from untax.diagnostics.layers import Moved
 
 __all__ = ["After", "Before", "after", "before", "read_rows", "rows_of", "tax_of"]
 
@@ -98,6 +100,8 @@ def before(
     """
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out} is a file; give the folder for the page with --out.")
+    if learning_rate is not None and not (learning_rate > 0 and math.isfinite(learning_rate)):
+        raise RecipeError(f"--learning-rate is {learning_rate:g}; it must be a number above 0, such as 2e-5.")
     if not allow_network:
         os.environ["HF_HUB_OFFLINE"] = "1"
     quiet_libraries()
@@ -186,15 +190,14 @@ def _of_files(
     data: str,
 ) -> _Asked:
     from untax import models
-    from untax import references as reading
 
     if "{source}" not in prompt:
         raise RecipeError(f"--prompt {prompt!r} has no {{source}}: every row would get the same prompt.")
     room = models.context_length(model)
-    ours = reading.read(safety.stem, rows_of(safety, columns, prompt), tokenizer, max_length=room)
+    ours = _tokenised("--safety", safety.stem, safety, rows_of(safety, columns, prompt), tokenizer, room)
     names = [path.stem if [p.stem for p in references].count(path.stem) == 1 else str(path) for path in references]
     sets = {
-        key: reading.read(key, rows_of(path, {}, "{source}"), tokenizer, max_length=room)
+        key: _tokenised("--references", key, path, rows_of(path, {}, "{source}"), tokenizer, room)
         for key, path in zip(names, references, strict=True)
     }
     rate, count = (EMBEDDED[data][2:]) if name == "lab" and data == "lab" else (LEARNING_RATE, STEPS)
@@ -205,7 +208,27 @@ def _of_files(
         )
         if asked is None
     ]  # fmt: skip
-    return _Asked(ours, sets, rate, count, BATCH, "adamw", tuple(f"{text[0].upper()}{text[1:]}." for text in assumed))
+    notes = [*(f"{text[0].upper()}{text[1:]}." for text in assumed), *_cut([ours, *sets.values()], room)]
+    return _Asked(ours, sets, rate, count, BATCH, "adamw", tuple(notes))
+
+
+def _tokenised(flag: str, name: str, path: Path, rows: Sequence[Any], tokenizer: Any, room: int | None) -> Any:
+    from untax import references
+
+    try:
+        return references.read(name, rows, tokenizer, max_length=room)
+    except UserError as error:
+        more = " Columns of other names: --column FIELD=COLUMN, as --column text=body." if flag == "--safety" else ""
+        raise UserError(f"{flag} {path}: {error}{more}") from error
+
+
+def _cut(sets: Iterable[Any], room: int | None) -> list[str]:
+    """Which sets have rows that were too long to be read whole."""
+    return [
+        f"{one.cut} of {len(one.rows)} rows of {one.name} are longer than {room} tokens and were cut."
+        for one in sets
+        if one.cut
+    ]
 
 
 def rows_of(path: Path, columns: Mapping[str, str] | None = None, prompt: str = "{source}") -> list[dict[str, Any]]:
@@ -277,6 +300,7 @@ def _of_recipe(recipe: Recipe, model: Any, tokenizer: Any, out: Path, base: str)
             )
         }
         notes.append(f"The recipe names no references; {stands_in[1]} stands in.")
+    notes += _cut([ours, *sets.values()], room)
     return _with_arguments(system, ours, sets, len(records), notes)
 
 
@@ -349,7 +373,7 @@ def after(
     told = environment(command)
     files.write_json(out / "environment.json", told)
     made = _diagnosed(models, read, sides, (_called(base), _called(tuned)), batch_size, seed)
-    made = replace(made, notes=(*_other_base(first, second), *made.notes))
+    made = replace(made, notes=(*other_base(first, second), *made.notes))
     path = diagnosis.write(
         made, out, title=f"{made.tuned} against {made.base}", again=_again_after(sides, told, read, seed)
     )
@@ -388,12 +412,12 @@ class _Models:
 
 
 def _loaded(base: str, tuned: str, loading: Loading, allow_dtype_mismatch: bool) -> _Models:
-    if _is_adapter(tuned) and not _is_adapter(base):
+    if is_adapter(tuned) and not is_adapter(base):
         model, tokenizer = loading.load(base, adapter=tuned)
         return _Models(None, model, tokenizer, None)
     model, tokenizer = loading.load(tuned)
     before, base_tokenizer = loading.load(base)
-    _same_dtype(before, model, allowed=allow_dtype_mismatch)
+    same_dtype(before, model, allowed=allow_dtype_mismatch)
     return _Models(before, model, tokenizer, base_tokenizer)
 
 
@@ -403,7 +427,6 @@ def _diagnosed(
     """Everything that the scores tell, and beside it what only the models themselves can: documents, pairs, tokens, weights."""
     from untax.diagnostics.flips import flips
     from untax.diagnostics.forgetting import forgetting
-    from untax.diagnostics.layers import layers
     from untax.diagnostics.scored import of_scores
     from untax.diagnostics.token_shift import token_shift
 
@@ -437,8 +460,22 @@ def _diagnosed(
     return diagnosis.Diagnosis(
         base=names[0], tuned=names[1], scored=scored, per=per, sentences=sentences, shift=shift,
         flips=tuple(flips(*sides, name) for name in binary),
-        moved=tuple(layers(loaded.before, loaded.after)), notes=tuple(notes),
+        moved=_moved(loaded, notes), notes=tuple(notes),
     )  # fmt: skip
+
+
+def _moved(loaded: _Models, notes: list[str]) -> tuple[Moved, ...]:
+    """How far each weight moved; nothing, and a note, where that cannot be said: everything else is true all the same."""
+    from untax import models
+    from untax.diagnostics.layers import layers
+
+    try:
+        if loaded.before is not None and models.has_adapter(loaded.before):
+            raise UserError("The model before is under an adapter. Merge it into its base first.")
+        return tuple(layers(loaded.before, loaded.after))
+    except UserError as error:
+        notes.append(f"How far the weights moved is not known: {error}")
+        return ()
 
 
 def _texts(suite: Suite) -> list[Text]:
@@ -455,13 +492,16 @@ def _texts(suite: Suite) -> list[Text]:
 
 def _pairs(suite: Suite, loaded: _Models) -> tuple[list[Pair], list[Pair]]:
     """The minimal pairs of the lines of pair_gap, and the control pairs; one that does not fit into the context is left out."""
+    from untax.diagnostics.scored import gap_lines
+
     found: tuple[dict[Any, Pair], dict[Any, Pair]] = ({}, {})
-    for line in suite.lines:
-        if line.spec.metric == "pair_gap":
-            for item in line.items:
-                pair = Pair(item.choices[0], item.choices[1], item.prompt, item.cluster)
-                if all(_fits(loaded, item.prompt + choice, 0) for choice in item.choices[:2]):
-                    found[line.options.get("control") is True].setdefault((item.prompt, *item.choices), pair)
+    for side, lines in zip(found, gap_lines(line.spec for line in suite.lines), strict=True):
+        # a centred gap is one beside those of other groups: alone it says how frequent words are
+        names = {spec.name for spec in lines if (spec.settings.get("options") or {}).get("centre") is None}
+        for item in (item for line in suite.lines if line.spec.name in names for item in line.items):
+            pair = Pair(item.choices[0], item.choices[1], item.prompt, item.cluster)
+            if all(_fits(loaded, item.prompt + choice, 0) for choice in item.choices[:2]):
+                side.setdefault((item.prompt, *item.choices), pair)
     return list(found[0].values()), list(found[1].values())
 
 

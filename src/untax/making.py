@@ -391,6 +391,7 @@ class Making:
         layers = [name for name, _ in base.named_parameters()]
 
         for system in self.systems.values():
+            self._check_begun(system)
             every = list(self.recipe.references)
             for where, plug in system.plugs:
                 try:
@@ -411,6 +412,21 @@ class Making:
                     editing.check(_as_mappings(system.edits), names=layers)
                 except RecipeError as error:
                     raise RecipeError(f"{system.name}: {error}") from error
+            if system.decoding is not None:
+                with _naming(system.name), methods.find("decoding", system.decoding.name)(
+                    base, tokenizer, **system.decoding.options
+                ):
+                    pass  # options that cannot be used, and prefixes that are too long, are told on entering
+
+    def _check_begun(self, system: System) -> None:
+        """Refuse a start, or an edit of the base, that would be refused when it is due."""
+        if system.edits and system.train is None and self.recipe.model.adapter is not None:
+            raise RecipeError(
+                f"{system.name}: the base is a model with an adapter, and an edit of it needs a whole model. Merge the adapter first."
+            )
+        begun = None if system.train is None or system.train.start is None else self.systems[system.train.start]
+        if begun is not None and begun.train is None and not begun.edits:
+            raise RecipeError(_nothing_to_begin(system))
 
     def make(self, system: System, seed: int) -> Made:
         """The trained (and edited) model of a system; one that is not trained is the same for every seed."""
@@ -425,24 +441,21 @@ class Making:
         from untax import models
         from untax.edits import run as editing
 
-        if made.model_dir is None and self.recipe.model.adapter is not None:
-            raise RecipeError(
-                f"{system.name}: the base is a model with an adapter, and an edit of it needs a whole model. Merge the adapter first."
-            )
         base, tokenizer = load(self.recipe, self.base_path)
         place = made.model_dir or models.locate(self.base_path, self.recipe.allow_network)
         names = self._named(system.edits)
-        edited = editing.apply(
-            _as_mappings(system.edits),
-            base=base,
-            tuned_dir=place,
-            out=self.out / "models" / f"{system.name}-seed{seed}" / "edited",
-            references=self._references(system, system.edits, tokenizer, base),
-            texts={name: self.references.plain(name) for name in names} if _reads_texts(system.edits) else {},
-            dtype=self.recipe.model.dtype,
-            device=self.recipe.model.device,
-            trust_remote_code=self.recipe.model.trust_remote_code,
-        )
+        with _naming(system.name):
+            edited = editing.apply(
+                _as_mappings(system.edits),
+                base=base,
+                tuned_dir=place,
+                out=self.out / "models" / f"{system.name}-seed{seed}" / "edited",
+                references=self._references(system, system.edits, tokenizer, base),
+                texts={name: self.references.plain(name) for name in names} if _reads_texts(system.edits) else {},
+                dtype=self.recipe.model.dtype,
+                device=self.recipe.model.device,
+                trust_remote_code=self.recipe.model.trust_remote_code,
+            )
         return Made(edited["model_dir"], edited["adapter"], made.log, edited["projection"])
 
     @contextmanager
@@ -563,9 +576,7 @@ class Making:
             return load(self.recipe, self.base_path)
         begun = self.make(self.systems[system.train.start], seed)
         if begun.model_dir is None or begun.projection is not None:
-            raise RecipeError(
-                f"{system.name}: train.start is '{system.train.start}', which changes no weights: there is nothing to begin with."
-            )
+            raise RecipeError(_nothing_to_begin(system))
         model, tokenizer = models.load(
             begun.model_dir, dtype=self.recipe.model.dtype, device=self.recipe.model.device,
             trust_remote_code=self.recipe.model.trust_remote_code,
@@ -602,6 +613,22 @@ def _merged(model: Any, tokenizer: Any, trained: Any) -> Any:
         with models.no_loading_bar():
             models.save(PeftModel.from_pretrained(model, trained.model_dir).merge_and_unload(), tokenizer, folder)
     return replace(trained, model_dir=folder, adapter=False)
+
+
+@contextmanager
+def _naming(system: str) -> Iterator[None]:
+    """What goes wrong inside is told with the system that it goes wrong for."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(f"{system}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{system}: {error}") from error
+
+
+def _nothing_to_begin(system: System) -> str:
+    assert system.train is not None
+    return f"{system.name}: train.start is '{system.train.start}', which changes no weights: there is nothing to begin with."
 
 
 def _is_plain(system: System) -> bool:

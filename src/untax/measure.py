@@ -99,6 +99,9 @@ def measure_engine(
     suite = with_scorer_identities(suite)
     who = engine.about()
     context = f" of {who['context']} tokens" if who.get("context") else ""
+    taken = max(map(len, (who.get("wrapped") or {}).get("prefixes", ())), default=0)
+    if context and taken:
+        context += f" (the decoding method's longest prefix takes {taken} of {who['context'] + taken})"
     answers: dict[str, dict[Ask, Answer | None]] = {}
     reasons: dict[str, str] = {}
     for group, lines in _groups(suite).items():

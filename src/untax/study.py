@@ -26,6 +26,7 @@ from scipy import stats as distributions
 
 from untax import frontier, lines, mixtures, predictions, receipt, refusals, stats
 from untax.diagnostics import common as numbers
+from untax.diagnostics import scored
 from untax.frontier import Axis, Comparison, Reading, Tables
 from untax.types import MetricSpec, RecipeError, ScoreRow, Scores, UserError
 
@@ -583,7 +584,7 @@ def forgetting(made: Comparison, tables: Tables, shown: frozenset[str]) -> Forge
         _mean_of(nll, nll.keep(usable), "nll", values, spans, made.settings)
     _lost(made, tables, chosen["lost"], usable, values, spans)
     if chosen["attribute"]:
-        signed = _option(chosen["attribute"][0], "score", "absolute") == "signed"
+        signed = scored.is_signed(chosen["attribute"][0])
         _gaps(pairs, _table(tables, chosen["control"]), signed, usable, values, spans, made.settings)
     systems = tuple(
         Measured(point.system, point.family, point.system in shown, found, span)
@@ -602,26 +603,16 @@ def forgetting(made: Comparison, tables: Tables, shown: frozenset[str]) -> Forge
 
 
 def _lines_of(made: Comparison, specs: Sequence[MetricSpec]) -> dict[str, list[MetricSpec]]:
-    """Which lines each measure is read from. Of gaps the signed lines are taken where there are any: they alone show what was turned round."""
-
-    def plain(spec: MetricSpec) -> tuple[bool, bool, bool]:
-        centred, per_token = _option(spec, "centre", None) is not None, _option(spec, "per_token", False) is True
-        return _option(spec, "score", "absolute") == "signed", not centred, not per_token
-
-    gaps = [spec for spec in specs if spec.metric == "pair_gap"]
-    gaps = [spec for spec in gaps if plain(spec) == max(map(plain, gaps))]
+    """Which lines each measure is read from."""
+    attribute, control = scored.gap_lines(specs)
     main = made.axis(made.main)
     return {
         "forgetting": [spec for spec in specs if spec.request == "drift" and spec.metric == "drift"],
         "nll": [spec for spec in specs if spec.metric == "perplexity" and spec.request == "text"],
         "lost": [spec for spec in specs if spec.name in main.lines],
-        "attribute": [spec for spec in gaps if _option(spec, "control", False) is not True],
-        "control": [spec for spec in gaps if _option(spec, "control", False) is True],
+        "attribute": attribute,
+        "control": control,
     }
-
-
-def _option(spec: MetricSpec, name: str, default: Any) -> Any:
-    return (spec.settings.get("options") or {}).get(name, default)
 
 
 def _mean_of(
@@ -1070,11 +1061,11 @@ def _third(found: Sequence[Remedy], made: Comparison) -> Finding:
 
 
 def _saves_nothing(paid: Reading, apart: Reading, turn: int) -> bool:
-    """Is what is saved certainly less than a fifth of what the other family pays?"""
+    """Is what a remedy saves certainly less than a fifth of what is paid without it? `turn` -1: it is the other family that is the remedy."""
     if not apart.known:
         return False
     other = paid.value - apart.value
-    saved = -apart.low if turn > 0 else apart.high
+    saved, other = (-apart.low, other) if turn > 0 else (apart.high, paid.value)
     return saved < NOTHING_SAVED * abs(other)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from untax.diagnostics import common
 from untax.diagnostics.flips import flips
-from untax.diagnostics.scored import of_scores, options_of
+from untax.diagnostics.scored import gap_lines, of_scores, options_of
 from untax.types import MetricSpec, ScoreRow, Scores, UserError
 
 NAN = math.nan
@@ -85,6 +85,23 @@ def test_documents_of_several_files_have_the_file_as_domain():
     tuned = table("tuned", [(line, [*rows(line, [0.1, 0.1], prefix="code:"), *rows(line, [0.5], prefix="prose:")])])
     found = of_scores(table("base", [(line, [])]), tuned, resamples=50).overall
     assert {name: each.kl.value for name, each in found.by_domain.items()} == pytest.approx({"code": 0.1, "prose": 0.5})
+
+
+def test_lines_of_pairs_are_pooled_with_their_like():
+    """Signed controls do not put absolute lines of the attribute aside, absolute controls serve signed lines, and centred gaps stand alone."""
+    sizes = dataclasses.replace(SIGNED, name="size of gap", settings={"options": {}})
+    centred = dataclasses.replace(SIGNED, name="groups", settings={"options": {"centre": "sentence"}})
+    plain = dataclasses.replace(CONTROL, name="size of control", settings={"options": {"control": True}})
+    assert gap_lines([sizes, CONTROL]) == ([sizes], [CONTROL])
+    assert gap_lines([SIGNED, sizes, centred, plain]) == ([SIGNED], [plain])
+    assert gap_lines([sizes, centred, CONTROL, plain]) == ([sizes], [CONTROL])
+    assert gap_lines([centred, CONTROL]) == ([centred], [])
+    assert gap_lines([CONTROL]) == ([], [])
+    base, tuned = both((SIGNED, [2, 2], [1, -1]), (plain, [1, 1], [0.5, 0.5]))
+    one = of_scores(base, tuned, resamples=50).selective
+    assert one.net.value == 0  # both halve
+    assert one.attribute.drop.value == 2
+    assert math.isnan(one.control.drop.value)
 
 
 def test_selective_forgetting_of_a_run():

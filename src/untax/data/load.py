@@ -12,7 +12,7 @@ from typing import Any, Literal
 from untax.data.files import MAX_CHARS, Row, read_rows, write_jsonl
 from untax.data.formats import FORMATS, BadRow, check_texts, plain, record_from, text_from, to_dict
 from untax.data.pairs import pair_from
-from untax.types import ContrastiveRecord, UserError
+from untax.types import ContrastiveRecord, RecipeError, UserError
 
 __all__ = ["KINDS", "Loaded", "Skipped", "load", "write_records"]
 
@@ -95,7 +95,7 @@ def load(
     """
     if kind not in KINDS:
         near = difflib.get_close_matches(kind, KINDS, n=1)
-        raise UserError(
+        raise RecipeError(
             f"record kind '{kind}' is not known.{f' Did you mean {near[0]!r}?' if near else ''} There are: {', '.join(KINDS)}."
         )
     if on_error not in ("raise", "skip"):

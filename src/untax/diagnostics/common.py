@@ -166,10 +166,10 @@ class Selective:
     control: Gaps | None
     net: Estimate
 
-    def unsigned(self) -> Selective:
+    def unsigned(self, *, controls_only: bool = False) -> Selective:
         """The same without what only signed gaps can say: for |g| alone SF, overshoot and shares are not known."""
         control = None if self.control is None else _unsigned(self.control)
-        return Selective(_unsigned(self.attribute), control, self.net)
+        return Selective(self.attribute if controls_only else _unsigned(self.attribute), control, self.net)
 
 
 def _unsigned(gaps: Gaps) -> Gaps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from untax.diagnostics.common import (
 )
 from untax.types import MetricSpec, ScoreRow, Scores, UserError
 
-__all__ = ["of_scores", "Rows", "Scored", "options_of", "paired"]  # noqa: RUF022 (the method first)
+__all__ = ["of_scores", "Rows", "Scored", "gap_lines", "is_signed", "options_of", "paired"]  # noqa: RUF022 (the method first)
 
 #: which item a row is of, within its line
 Key = tuple[str, str]
@@ -76,7 +76,7 @@ def of_scores(
 ) -> Scored:
     """What a run's own score tables say about forgetting: drift, gaps of minimal pairs, right answers lost and won.
 
-    Of gaps the signed lines are read where there are any; without them SF, overshoot and shares are not known (NaN).
+    Which lines of gaps are read is said by `gap_lines`; without signed ones SF, overshoot and shares are not known (NaN).
 
     Paper: arXiv 2509.21456 (overall and selective forgetting), 2510.17776 (answers lost and won beside guessing)
     Differs: the formulas are ours (see `common`); k is 1 / chance, the number of choices, or endless for free text
@@ -187,6 +187,32 @@ def _option(spec: MetricSpec, name: str, default: Any) -> Any:
 # --------------------------------------------------------------------------- selective
 
 
+def gap_lines(specs: Iterable[MetricSpec]) -> tuple[list[MetricSpec], list[MetricSpec]]:
+    """The lines of minimal pairs that can be pooled, and the control lines that belong beside them.
+
+    Of the attribute's lines the signed ones where there are any, for they alone show what was turned round; of those the ones whose gaps
+    are neither centred nor per token, else all of one form. A control line is read by the size of its gaps, so centre and tokens have to
+    be the same; of signed and absolute ones the signed are taken.
+    """
+
+    def form(spec: MetricSpec) -> tuple[bool, bool]:
+        return _option(spec, "centre", None) is None, _option(spec, "per_token", False) is not True
+
+    def best(lines: Sequence[MetricSpec]) -> list[MetricSpec]:
+        ranked = [(is_signed(spec), *form(spec)) for spec in lines]
+        return [spec for spec, rank in zip(lines, ranked, strict=True) if rank == max(ranked)]
+
+    gaps = [spec for spec in specs if spec.metric == "pair_gap"]
+    attribute = best([spec for spec in gaps if _option(spec, "control", False) is not True])
+    controls = [spec for spec in gaps if spec not in attribute and _option(spec, "control", False) is True]
+    return attribute, best([spec for spec in controls if attribute and form(spec) == form(attribute[0])])
+
+
+def is_signed(spec: MetricSpec) -> bool:
+    """Whether the scores of a line of pair_gap keep their direction."""
+    return bool(_option(spec, "score", "absolute") == "signed")
+
+
 @dataclass(frozen=True)
 class _Side:
     """Gaps of pairs before (I) and after (K by I), and the cluster of each."""
@@ -217,26 +243,23 @@ def _selective(
     resamples: int,
     seed: int,
 ) -> tuple[Selective | None, dict[str, Selective], Estimate | None]:
-    lines = [spec for spec in specs if spec.metric == "pair_gap"]
-    signed = [spec for spec in lines if _option(spec, "score", "absolute") == "signed"]
-    chosen: Mapping[bool, list[MetricSpec]] = {True: [], False: []}
-    for spec in signed or lines:
-        chosen[_option(spec, "control", False) is True].append(spec)
-    if not chosen[False]:
+    attribute, controls = gap_lines(specs)
+    if not attribute:
         return None, {}, None
+    signed, controls_signed = is_signed(attribute[0]), all(map(is_signed, controls))
     if not signed:
         notes.append("pairs: only the size of their gaps was measured; add a line of pair_gap with score: signed")
-    control = _side(base, tables, chosen[True], notes)
+    control = _side(base, tables, controls, notes)
 
     def measure(side: _Side) -> Selective:
         found = selective(
             side.before, side.after, control.before, control.after,
             clusters=side.clusters, control_clusters=control.clusters, resamples=resamples, seed=seed,
         )  # fmt: skip
-        return found if signed else found.unsigned()
+        return found if signed and controls_signed else found.unsigned(controls_only=signed)
 
-    everything = _side(base, tables, chosen[False], [])
-    by_line = {spec.name: measure(_side(base, tables, [spec], notes)) for spec in chosen[False]}
+    everything = _side(base, tables, attribute, [])
+    by_line = {spec.name: measure(_side(base, tables, [spec], notes)) for spec in attribute}
     ratio = None
     if kl_KI.size:
         ratio = selectivity(

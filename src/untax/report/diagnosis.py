@@ -267,12 +267,15 @@ def _selective_sentence(found: Selective, sentences: Selective | None) -> str:
     if sentences is not None:
         told = f"{told} in the words that both share, and {_shrunk(sentences)} in whole sentences"
     if found.control is None or not math.isfinite(found.net.value):
-        return f"{told}; there are no control pairs, so nobody knows whether the model became fairer or only flatter."
+        why = "there are no control pairs" if found.control is None else "with the control pairs it could not be compared"
+        return f"{told}; {why}, so nobody knows whether the model became fairer or only flatter."
     return f"{told}."
 
 
 def _shrunk(found: Selective) -> str:
     value = found.attribute.relative_shrink.value
+    if not math.isfinite(value):
+        return "could not be compared"
     told = f"{'shrank' if value >= 0 else 'grew'} by {percent(abs(value))}"
     if found.control is None or not math.isfinite(found.net.value):
         return told

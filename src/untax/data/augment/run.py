@@ -28,7 +28,7 @@ from untax.data.augment.generators import Generator, Roundtrip
 from untax.data.augmented import AugmentReport, KindRow, read_report
 from untax.data.formats import record_from, to_dict
 from untax.scorers import Scorer
-from untax.types import Candidate, ContrastiveRecord, UserError
+from untax.types import Candidate, ContrastiveRecord, RecipeError, UserError
 
 __all__ = ["POSITIVE_KINDS", "augment"]
 
@@ -139,7 +139,8 @@ def _finish(
     report = AugmentReport.of(counts, key=job.key)
     if not lines:
         raise UserError(
-            f"augment: none of the {report.read} sources can be used: {report.dropped_text()}. Check scorer, references and thresholds."
+            f"augment: none of the {report.read} sources can be used: {report.dropped_text()}. Check scorer, references and thresholds"
+            + (", and the attribute whose words are swapped (counterfactual)." if "counterfactual" in job.kinds else ".")
         )
     files.write(out_path, "".join(lines))
     report = replace(report, result=_hash_file(out_path))
@@ -195,10 +196,10 @@ def _check(
     for kind in kinds:
         methods.get("data/augment", kind)
     if len(set(kinds)) < len(kinds):
-        raise UserError(f"augment: a kind is named twice: {', '.join(kinds)}.")
+        raise RecipeError(f"augment: a kind is named twice: {', '.join(kinds)}.")
     for kind in [*models, *options]:
         if kind not in kinds:
-            raise UserError(
+            raise RecipeError(
                 f"augment: '{kind}' has a generator or options but is not among the kinds ({', '.join(kinds)})."
             )
     for kind, given in options.items():
