@@ -126,7 +126,9 @@ def test_a_measurement_checks_itself(place, monkeypatch):
     """Scores that depend on the batch they travelled in: the receipt names the guard."""
     real = models._score
     monkeypatch.setattr(
-        models, "_score", lambda m, rows, starts, size, tick: [x - 0.5 * len(rows) for x in real(m, rows, starts, size, tick)]
+        models, "_score", lambda m, rows, starts, size, tick: tuple(
+            [x - 0.5 * len(rows) for x in part] for part in real(m, rows, starts, size, tick)
+        )
     )  # fmt: skip
     compared(place, "base", "other")
     (made,) = receipts.read_json(place / "out" / "receipt.json")

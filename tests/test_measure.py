@@ -455,7 +455,9 @@ def test_a_kept_selfcheck_is_that_of_its_batch_size(suite, tok, tmp_path, monkey
     """Alone, nothing can differ from a batch: what was found at batch size 1 must not speak for 64."""
     real = models._score
     monkeypatch.setattr(
-        models, "_score", lambda m, rows, starts, size, tick: [x - 0.5 * min(size, len(rows)) for x in real(m, rows, starts, size, tick)]
+        models, "_score", lambda m, rows, starts, size, tick: tuple(
+            [x - 0.5 * min(size, len(rows)) for x in part] for part in real(m, rows, starts, size, tick)
+        )
     )  # fmt: skip
     worst = {}
     for size in (1, 64, 1):

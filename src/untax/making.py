@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from untax import contamination, files, methods
+from untax.marks import digest
 from untax.recipe import DataSection, MixSection, Plug, Recipe, ReferenceSection, System
 from untax.types import Candidate, ContrastiveRecord, RecipeError, UserError
 
@@ -224,8 +225,7 @@ def trained_on(
     texts = [text for r in every for text in (r.source, *(c.text for c in (*r.positives, *r.negatives)))]
     named = list(dict.fromkeys(name for system in systems for name in references.names(system)))
     texts += [text for name in named for text in references.texts(name)]
-    found = contamination.overlaps({line.spec.name: line.items for line in suite.lines}, texts)
-    lines = {k: {"n": one.n, "of": one.of, "touched": one.touched, "first": one.first} for k, one in found.items()}
+    lines = references.searched(texts, suite)
     files_read = [name for s in trained for name in (s.data.train, *(part.name for part in s.data.mix))]
     chose = dict.fromkeys(spec for system in systems for spec in _scorers_of(references.recipe, system))
     built_by = [building[spec].identity for spec in chose]
@@ -242,6 +242,18 @@ class ReferenceRows:
         self.recipe, self.out, self.directory = recipe, out, directory
         self.base_path, self.progress = base_path, progress
         self.known: dict[str, list[dict[str, Any]]] = {}
+        self.searches: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def searched(self, texts: Sequence[str], suite: Any) -> dict[str, dict[str, Any]]:
+        """Which items of each line stand in the texts; systems that have read the same are looked through once."""
+        key = digest([suite.name, sorted(set(texts))])
+        if key not in self.searches:
+            found = contamination.overlaps({line.spec.name: line.items for line in suite.lines}, dict.fromkeys(texts))
+            self.searches[key] = {
+                name: {"n": one.n, "of": one.of, "touched": one.touched, "first": one.first}
+                for name, one in found.items()
+            }
+        return self.searches[key]
 
     def names(self, system: System) -> list[str]:
         """The sets that a system's methods look at; a method that takes no rows has seen none."""
@@ -620,10 +632,9 @@ def _naming(system: str) -> Iterator[None]:
     """What goes wrong inside is told with the system that it goes wrong for."""
     try:
         yield
-    except RecipeError as error:
-        raise RecipeError(f"{system}: {error}") from error
     except UserError as error:
-        raise UserError(f"{system}: {error}") from error
+        told = str(error) if str(error).startswith(f"{system}:") else f"{system}: {error}"
+        raise (RecipeError if isinstance(error, RecipeError) else UserError)(told) from error
 
 
 def _nothing_to_begin(system: System) -> str:

@@ -61,11 +61,18 @@ def measure(
     scores = replace(scores, about={**scores.about, "batch_size": batch_size, **checked})
     if suite.lm_eval is None:
         return scores
-    return _with_tasks(scores, model, tokenizer, suite.lm_eval, cache_dir, batch_size, progress)
+    return _with_tasks(scores, model, tokenizer, suite.lm_eval, cache_dir, batch_size, progress, wrapped)
 
 
 def _with_tasks(
-    scores: Scores, model: Any, tokenizer: Any, section: LmEval, cache_dir: Any, batch_size: int, progress: bool
+    scores: Scores,
+    model: Any,
+    tokenizer: Any,
+    section: LmEval,
+    cache_dir: Any,
+    batch_size: int,
+    progress: bool,
+    wrapped: Mapping[str, Any] | None,
 ) -> Scores:
     """The scores with those of lm-eval's tasks behind them, asked of the same loaded model."""
     from untax.engines import harness
@@ -73,7 +80,7 @@ def _with_tasks(
 
     results, samples = harness.evaluate(
         model, tokenizer, section.tasks, num_fewshot=section.num_fewshot, limit=section.limit,
-        include_path=section.include_path, batch_size=batch_size, cache_dir=cache_dir, progress=progress,
+        include_path=section.include_path, batch_size=batch_size, cache_dir=cache_dir, wrapped=wrapped, progress=progress,
     )  # fmt: skip
     more = reader.to_scores(
         results, samples, system=scores.system, seed=scores.seed, margins=section.margins, sides=section.sides

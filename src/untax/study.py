@@ -254,7 +254,7 @@ def make(made: Comparison) -> Study | None:
     """Everything that the tables of a comparison say beside its front; None where the comparison does not have them."""
     if made.tables is None:
         return None
-    tables = Tables(made.tables.base, tuple(_once(seeds) for seeds in made.tables.systems))
+    tables = Tables(made.tables.base, tuple(scored.once(seeds) for seeds in made.tables.systems))
     shown = frozenset(_standing_for(made).values())
     found = forgetting(made, tables, shown)
     return Study(
@@ -264,14 +264,6 @@ def make(made: Comparison) -> Study | None:
         predicted=predicted(made, tables, found),
         level=frontier.title_of(made, made.levels[0]),
     )
-
-
-def _once(seeds: tuple[Scores, ...]) -> tuple[Scores, ...]:
-    """One table of a system that no training seed changes: the others are copies, and no further evidence."""
-    if any(table.about.get("trained") is not False for table in seeds):
-        return seeds
-    told = [[(row.metric, row.item_id, repr(row.score), row.answer) for row in table.rows] for table in seeds]
-    return seeds[:1] if all(rows == told[0] for rows in told) else seeds
 
 
 def _standing_for(made: Comparison) -> dict[str, str]:

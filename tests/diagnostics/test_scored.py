@@ -87,6 +87,15 @@ def test_documents_of_several_files_have_the_file_as_domain():
     assert {name: each.kl.value for name, each in found.by_domain.items()} == pytest.approx({"code": 0.1, "prose": 0.5})
 
 
+def test_copies_of_an_untrained_system_are_no_further_seeds():
+    """Three copies of one table lose two answers, not six; three trainings that happen to agree lose six."""
+    base, tuned = both((FOUR, [1, 1, 1, 0], [0, 0, 1, 0]), seeds=3)
+    copies = [dataclasses.replace(one, about={"trained": False}) for one in tuned]
+    for tables, lost, seeds in ((copies, 2, 1), (tuned, 6, 3)):
+        found = of_scores(base, tables, resamples=50)
+        assert (found.transitions["facts"].lost, len(found.seeds)) == (lost, seeds)
+
+
 def test_lines_of_pairs_are_pooled_with_their_like():
     """Signed controls do not put absolute lines of the attribute aside, absolute controls serve signed lines, and centred gaps stand alone."""
     sizes = dataclasses.replace(SIGNED, name="size of gap", settings={"options": {}})

@@ -125,7 +125,9 @@ def test_a_killed_measurement_goes_on_behind_the_last_finished_task(folder, tmp_
     assert len(asked) == 4
 
 
-@pytest.mark.parametrize("change", ["limit", "num_fewshot", "gen_kwargs", "model", "data", "shots", "tokenizer"])
+@pytest.mark.parametrize(
+    "change", ["limit", "num_fewshot", "gen_kwargs", "model", "data", "shots", "tokenizer", "wrapped"]
+)
 def test_what_decides_the_answers_is_in_the_key(change, folder, tmp_path, monkeypatch):
     real, asked = harness._evaluated, []
     monkeypatch.setattr(harness, "_evaluated", lambda name, *given: asked.append(name) or real(name, *given))
@@ -143,7 +145,12 @@ def test_what_decides_the_answers_is_in_the_key(change, folder, tmp_path, monkey
         path = tmp_path / "items.jsonl"
         path.write_text(path.read_text().replace("thing 3", "thing three"))
     else:
-        options[change] = {"limit": 5, "num_fewshot": 1, "gen_kwargs": {"max_gen_toks": 3}}[change]
+        options[change] = {
+            "limit": 5,
+            "num_fewshot": 1,
+            "gen_kwargs": {"max_gen_toks": 3},
+            "wrapped": {"projection": "ab"},
+        }[change]
     results, samples = harness.evaluate(*given, **options)
     assert len(asked) == 2
     if change == "limit":

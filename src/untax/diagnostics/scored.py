@@ -25,7 +25,7 @@ from untax.diagnostics.common import (
 )
 from untax.types import MetricSpec, ScoreRow, Scores, UserError
 
-__all__ = ["of_scores", "Rows", "Scored", "gap_lines", "is_signed", "options_of", "paired"]  # noqa: RUF022 (the method first)
+__all__ = ["of_scores", "Rows", "Scored", "gap_lines", "is_signed", "once", "options_of", "paired"]  # noqa: RUF022 (the method first)
 
 #: which item a row is of, within its line
 Key = tuple[str, str]
@@ -83,7 +83,7 @@ def of_scores(
     Shapes: one table of the base and one for each seed of one tuned system -> one `Scored`
     Raises: UserError when there is no table of a tuned system
     """
-    tables = [tuned] if isinstance(tuned, Scores) else list(tuned)
+    tables = once([tuned] if isinstance(tuned, Scores) else tuned)
     if not tables:
         raise UserError("forgetting needs the scores of at least one tuned model; none were given.")
     specs = [spec for spec in tables[0].specs if all(spec.name in {s.name for s in other.specs} for other in tables)]
@@ -105,6 +105,14 @@ def of_scores(
         clusters = [row.cluster for row in rows.base]
         lost[spec.name] = transitions(old, new, k, clusters=clusters, resamples=resamples, seed=seed)
     return Scored(moved, pooled, by_line, ratio, lost, tuple(table.seed for table in tables), tuple(notes))
+
+
+def once(seeds: Sequence[Scores]) -> tuple[Scores, ...]:
+    """One table of a system that no training seed changes: the others are copies, and no further evidence."""
+    if any(table.about.get("trained") is not False for table in seeds):
+        return tuple(seeds)
+    told = [[(row.metric, row.item_id, repr(row.score), row.answer) for row in table.rows] for table in seeds]
+    return tuple(seeds[:1] if all(rows == told[0] for rows in told) else seeds)
 
 
 def paired(base: Scores, tuned: Sequence[Scores], name: str) -> Rows:

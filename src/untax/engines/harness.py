@@ -49,6 +49,8 @@ def evaluate(
     include_path: str | Path | Sequence[str | Path] | None = None,  # folders with task files
     batch_size: int = 16,  # where HFLM itself has to be asked
     cache_dir: str | Path | None = None,
+    wrapped: Mapping[str, Any]
+    | None = None,  # what lies round the model beside its weights: kept results are known by it
     gen_kwargs: Mapping[str, Any] | None = None,
     progress: bool = True,
     apply_chat_template: bool = False,
@@ -75,6 +77,7 @@ def evaluate(
         lm = lm_class(model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
         who = _identity(model, tokenizer) | {
             "limit": limit, "gen_kwargs": dict(gen_kwargs or {}), "chat": apply_chat_template, **SEEDS,
+            **({} if wrapped is None else {"wrapped": wrapped}),
         }  # fmt: skip
         found = {
             name: _kept(cache_dir, name, {**who, **_asked_of(task, limit)}, lm, task, limit, apply_chat_template)
