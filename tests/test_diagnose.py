@@ -348,3 +348,37 @@ def test_families_of_two_runs_are_kept_apart(tmp_path):
     (tmp_path / "c").mkdir()
     with pytest.raises(UserError, match="no scores"):
         diagnose.read_rows([tmp_path / "c"])
+
+
+# --------------------------------------------------------------------------- what users get wrong
+
+
+def test_a_base_under_an_adapter_is_diagnosed_without_its_weights(place):
+    """All answers are there by then: the page is written, and says why nothing stands of the weights."""
+    made = diagnosed(place, "adapter", "base").diagnosis
+    assert made.moved == ()
+    assert any("under an adapter. Merge it" in note for note in made.notes)
+    assert set(made.scored.transitions) == {"facts", "choice"}
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.inf, math.nan])
+def test_a_learning_rate_that_is_none_is_a_wrong_command(place, rate):
+    with pytest.raises(RecipeError, match="--learning-rate is .*; it must be a number above 0"):
+        foretold(place, learning_rate=rate)
+
+
+def test_rows_that_cannot_be_read_are_told_with_flag_and_file(place):
+    _write(place / "odd.jsonl", [{"foo": "a"}])
+    with pytest.raises(UserError, match=r"--safety .*odd\.jsonl: .*has the columns foo; .* --column FIELD=COLUMN"):
+        foretold(place, safety=place / "odd.jsonl")
+    with pytest.raises(UserError, match=r"--references .*odd\.jsonl: .*has the columns foo; "):
+        foretold(place, references=[place / "odd.jsonl"])
+
+
+def test_rows_that_were_cut_are_told(place):
+    """The context is 256 bytes; one of the two rows has 300."""
+    _write(place / "long.jsonl", [{"text": "a" * 300}, {"text": "a b c"}])
+    assert (
+        "note: 1 of 2 rows of long are longer than 256 tokens and were cut."
+        in foretold(place, references=[place / "long.jsonl"]).text
+    )

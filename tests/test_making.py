@@ -177,3 +177,8 @@ measure: {suite: lab-refusal}
     maker, systems = _maker(text, tmp_path)
     maker.predicted(systems["sft"], done)
     assert len(asked) == 4
+    for damaged in ('{"cosine": 0.', "[1]", '{"cosine": "x"}'):
+        for path in (tmp_path / "other" / "data").glob("predicted-*.json"):
+            path.write_text(damaged)
+        assert maker.predicted(systems["sft"], done) == {"cosine": 0.5}  # computed again
+    assert len(asked) == 7

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from untax import recipe, run, tables
-from untax.types import RecipeError
+import tiny
+from untax import making, models, recipe, run, tables
+from untax.types import RecipeError, UserError
 
 TEXT = """
 name: untrained
@@ -117,3 +118,58 @@ def test_a_recipe_may_train_nothing_at_all():
 def test_what_is_foretold_needs_references():
     with pytest.raises(RecipeError, match=r"report\.predict names 'general', which is no set of references"):
         recipe.parse("name: a\ntrain: {objective: sft}\nreport: {predict: [general]}\n")
+
+
+@pytest.mark.parametrize(
+    ("control", "why"),
+    [
+        ("b: {train: null, decoding: {name: self_debias, decay: -1}}", "b: self_debias: decay is -1"),
+        ("b: {train: null, decoding: {name: self_debias, prefixes: she}}", "b: self_debias: prefixes is 'she'"),
+        ("b: {train: null, decoding: {name: instructive, instruction: LONG}}", "b: instructive: a prefix of .* leaves no room"),
+        ("b: {train: null, decoding: instructive}\n  c: {train: {start: b}}", "c: train.start is 'b', which changes no weights"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused_before_anything_is_measured(control, why, tmp_path):
+    """A control comes last: hours of trainings would stand before it."""
+    text = f"{TEXT.partition('controls:')[0]}controls:\n  {control}\nmeasure: {{suite: lab-debias, max_items: 2}}\n"
+    with pytest.raises(UserError, match=why):
+        run.run(recipe.parse(text.replace("LONG", "be kind " * 400))[0], tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "scores").exists()
+
+
+def test_an_edit_of_a_base_under_an_adapter_is_refused_before_anything_is_measured(tmp_path):
+    model, tokenizer = models.load(making.LAB_BASE)
+    models.save(tiny.with_adapter(model), tokenizer, tmp_path / "adapter")
+    text = (
+        f"name: a\nmodel: {{base: lab, adapter: {tmp_path / 'adapter'}}}\n"
+        "references: {texts: {data: bias_train.jsonl}}\ntrain: null\nedits: [inlp]\nmeasure: {suite: lab-debias, max_items: 2}\n"
+    )
+    with pytest.raises(RecipeError, match="inlp: the base is a model with an adapter"):
+        run.run(recipe.parse(text)[0], tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "scores").exists()
+
+
+def test_an_edit_that_fails_names_its_system(tmp_path):
+    text = (
+        "name: a\nseeds: [0]\nreferences: {texts: {data: bias_train.jsonl}}\ntrain: null\n"
+        "edits: [{name: inlp, attribute: religion}]\nmeasure: {suite: lab-debias, max_items: 1}\n"
+    )
+    with pytest.raises(UserError, match=r"^inlp: too few sentences name a group \(religion\)"):
+        run.run(recipe.parse(text)[0], tmp_path / "run", progress=False)
+
+
+def test_half_of_an_edited_model_is_not_measured_alone(folder):
+    """Its weights are the base's: what was edited lies beside them."""
+    from untax.compare import Loading
+
+    loading = Loading("float32", "cpu", trust_remote_code=False, allow_network=False)
+    with pytest.raises(UserError, match="only half of an edited model"):
+        loading.load(str(folder / "models" / "inner-seed0" / "edited" / "model"))
+    assert loading.load(str(folder / "models" / "inlp-seed0" / "edited" / "model"))
+
+
+def test_copies_are_no_further_evidence(folder):
+    """A receipt of what no seed changes is that of one table."""
+    receipts = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))["receipts"]
+    seeds = {one["tuned_system"]: one["tuned_seeds"] for one in receipts if one["base_system"] == "base"}
+    assert (seeds["inlp"], seeds["fairness"]) == ([0], [0, 1])

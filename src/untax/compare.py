@@ -200,6 +200,12 @@ class Loading:
     def load(self, name: str, *, adapter: str | None = None) -> tuple[Any, Any]:
         from untax import models
 
+        beside = Path(name).parent / "projection.safetensors"
+        if beside.is_file():
+            raise UserError(
+                f"{name} is only half of an edited model: an inner layer is projected by {beside}, which no weights hold. A recipe measures the two "
+                "together; by hand, `with untax.edits.projection.load(FILE).applied(model)`. An edit of the last layer (layer: -1) stands in the weights."
+            )
         return models.load(
             name, dtype=self.dtype, adapter=adapter, device=self.device, trust_remote_code=self.trust_remote_code,
             allow_network=self.allow_network,

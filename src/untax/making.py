@@ -425,8 +425,9 @@ class Making:
                 except RecipeError as error:
                     raise RecipeError(f"{system.name}: {error}") from error
             if system.decoding is not None:
-                with _naming(system.name), methods.find("decoding", system.decoding.name)(
-                    base, tokenizer, **system.decoding.options
+                with (
+                    _naming(system.name),
+                    methods.find("decoding", system.decoding.name)(base, tokenizer, **system.decoding.options),
                 ):
                     pass  # options that cannot be used, and prefixes that are too long, are told on entering
 
@@ -455,7 +456,6 @@ class Making:
 
         base, tokenizer = load(self.recipe, self.base_path)
         place = made.model_dir or models.locate(self.base_path, self.recipe.allow_network)
-        names = self._named(system.edits)
         with _naming(system.name):
             edited = editing.apply(
                 _as_mappings(system.edits),
@@ -463,7 +463,7 @@ class Making:
                 tuned_dir=place,
                 out=self.out / "models" / f"{system.name}-seed{seed}" / "edited",
                 references=self._references(system, system.edits, tokenizer, base),
-                texts={name: self.references.plain(name) for name in names} if _reads_texts(system.edits) else {},
+                texts={name: self.references.plain(name) for name in self._named(_readers(system.edits))},
                 dtype=self.recipe.model.dtype,
                 device=self.recipe.model.device,
                 trust_remote_code=self.recipe.model.trust_remote_code,
@@ -539,7 +539,8 @@ class Making:
             self.recipe.model.model_dump(),
         ]
         kept = self.out / "data" / f"predicted-{_digest(json.dumps([told, seen], default=str))}.json"
-        if not kept.is_file():
+        found = _kept_figures(kept)
+        if found is None:
             model, tokenizer = load(self.recipe, self.base_path)
             made_of = conflict.predict(
                 model, tokenizer,
@@ -547,8 +548,8 @@ class Making:
                 self.references.tokenised(self.recipe.report.predict, tokenizer, self._room(system)),
                 learning_rate=rate, steps=steps, optimizer=optimizer,
             )  # fmt: skip
-            files.write_json(kept, made_of.as_dict()["predictors"])
-        found: dict[str, float | None] = json.loads(kept.read_text(encoding="utf-8"))
+            found = made_of.as_dict()["predictors"]
+            files.write_json(kept, found)
         return found
 
     def _train(self, system: System, seed: int) -> Any:
@@ -637,6 +638,17 @@ def _naming(system: str) -> Iterator[None]:
         raise (RecipeError if isinstance(error, RecipeError) else UserError)(told) from error
 
 
+def _kept_figures(kept: Path) -> dict[str, float | None] | None:
+    """Figures by name that an earlier try wrote; None where there are none, or they are damaged."""
+    try:
+        found = json.loads(kept.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or not all(value is None or type(value) in (int, float) for value in found.values()):
+        return None
+    return found
+
+
 def _nothing_to_begin(system: System) -> str:
     assert system.train is not None
     return f"{system.name}: train.start is '{system.train.start}', which changes no weights: there is nothing to begin with."
@@ -678,8 +690,9 @@ def _wants_rows(folder: str, plug: Plug) -> bool:
     return False
 
 
-def _reads_texts(edits: Sequence[Plug]) -> bool:
-    return any(option.name == "texts" for edit in edits for option in methods.get("edits", edit.name).options)
+def _readers(edits: Sequence[Plug]) -> list[Plug]:
+    """The edits that look for words in plain texts."""
+    return [edit for edit in edits if any(o.name == "texts" for o in methods.get("edits", edit.name).options)]
 
 
 def _next_logits(model: Any, tokenizer: Any, prompts: Sequence[str]) -> Any:

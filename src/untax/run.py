@@ -447,7 +447,10 @@ def _receipts(
     p values are adjusted over all systems that stand beside one base: who tunes many and shows the best has compared more often.
     """
     names = list(measured)
-    sides: list[tuple[Scores | Sequence[Scores], Sequence[Scores]]] = [(base, measured[name]) for name in names]
+    # copies of what no seed changes are no further evidence
+    sides: list[tuple[Scores | Sequence[Scores], Sequence[Scores]]] = [
+        (base, scored.once(measured[name])) for name in names
+    ]
     sides += [(measured[name], measured[names[0]]) for name in names[1:] if controls]
     made = [receipts.make(*side, seed=seed, resamples=resamples, margins=margins) for side in sides]
     return receipts.adjust_across(made)

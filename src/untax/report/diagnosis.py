@@ -267,7 +267,9 @@ def _selective_sentence(found: Selective, sentences: Selective | None) -> str:
     if sentences is not None:
         told = f"{told} in the words that both share, and {_shrunk(sentences)} in whole sentences"
     if found.control is None or not math.isfinite(found.net.value):
-        why = "there are no control pairs" if found.control is None else "with the control pairs it could not be compared"
+        why = (
+            "there are no control pairs" if found.control is None else "with the control pairs it could not be compared"
+        )
         return f"{told}; {why}, so nobody knows whether the model became fairer or only flatter."
     return f"{told}."
 

@@ -140,7 +140,11 @@ def _finish(
     if not lines:
         raise UserError(
             f"augment: none of the {report.read} sources can be used: {report.dropped_text()}. Check scorer, references and thresholds"
-            + (", and the attribute whose words are swapped (counterfactual)." if "counterfactual" in job.kinds else ".")
+            + (
+                ", and the attribute whose words are swapped (counterfactual)."
+                if "counterfactual" in job.kinds
+                else "."
+            )
         )
     files.write(out_path, "".join(lines))
     report = replace(report, result=_hash_file(out_path))
