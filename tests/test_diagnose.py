@@ -211,7 +211,7 @@ def test_what_is_missing_is_said(place):
         foretold(place, prompt="same for all")
     with pytest.raises(UserError, match=r"nowhere\.jsonl"):
         foretold(place, safety=place / "nowhere.jsonl")
-    with pytest.raises(UserError, match="learning_rate"):
+    with pytest.raises(RecipeError, match="--learning-rate"):
         foretold(place, learning_rate=0.0)
 
 
@@ -363,7 +363,7 @@ def test_a_base_under_an_adapter_is_diagnosed_without_its_weights(place):
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.inf, math.nan])
 def test_a_learning_rate_that_is_none_is_a_wrong_command(place, rate):
-    with pytest.raises(RecipeError, match="--learning-rate is .*; it must be a number above 0"):
+    with pytest.raises(RecipeError, match=r"--learning-rate is .*; it must be a number above 0"):
         foretold(place, learning_rate=rate)
 
 

@@ -16,6 +16,7 @@ import yaml
 
 import tiny
 from untax import measure, models, tables
+from untax.decoding.instructive import instructive
 from untax.engines.local import Local
 from untax.suites import read
 from untax.types import Item, RecipeError, UserError
@@ -387,6 +388,16 @@ def test_prompts_that_do_not_fit_are_missing_for_every_metric(suite, suite_of, d
         quietly(tiny.llama(context=16), tok, measure.load_suite(suite_of(LINES[0]), data_dir=data), system="base")
 
 
+def test_a_prefix_that_takes_the_room_is_told(suite_of, data, tok):
+    """Context 40, a prefix of 30 bytes: 10 tokens are left, and the reader is told where the others went."""
+    model, one = tiny.llama(context=40), measure.load_suite(suite_of(LINES[0]), data_dir=data)
+    with (
+        instructive(model, tok, instruction="x" * 29, join="\n") as applied,
+        pytest.raises(UserError, match=r"of 10 tokens \(the decoding method's longest prefix takes 30 of 40\)"),
+    ):
+        quietly(model, tok, one, system="instructive", wrapped=applied.settings)
+
+
 def test_a_metric_that_loses_a_score_is_an_error(suite, tok, monkeypatch):
     monkeypatch.setattr("untax.metrics.length.length", lambda items, answers, *, unit: [1.0])
     with pytest.raises(UserError, match="gave 1 scores for 6 answers"):
@@ -487,6 +498,7 @@ import sys, time
 sys.path.insert(0, {tests!r})
 import tiny
 from untax import measure, models
+from untax.decoding.instructive import instructive
 from untax.engines.local import Local
 real = models.choice_logprobs
 def slow(*a, **k):

@@ -536,7 +536,9 @@ def _show_suite(name: str, data: str) -> None:
                 raise
             # the embedded world lies in a folder that is gone by now: its path would tell nobody anything
             told = str(error).replace(str(folder), "lab")
-            raise UserError(f"{told} Where the suite needs data of its own, give their folder with --data.") from error
+            raise UserError(
+                f"{told} Where the suite needs data of its own, give their folder with --data (`--data english`: the sentences that come with untax)."
+            ) from error
 
 
 @app.command()

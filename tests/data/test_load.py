@@ -9,7 +9,7 @@ from untax import files
 from untax.data import load as loading
 from untax.data.files import read_rows, write_jsonl
 from untax.data.load import load, write_records
-from untax.types import Candidate, ContrastiveRecord, UserError
+from untax.types import Candidate, ContrastiveRecord, RecipeError, UserError
 
 ROWS = [
     {"id": "a", "source": "Alice sold a bike.", "reference": "A bike was sold."},
@@ -233,6 +233,8 @@ def test_nothing_left_is_an_error_even_when_skipping(tmp_path):
 def test_unknown_settings_are_named(tmp_path):
     path = jsonl(tmp_path / "d.jsonl", ROWS)
     fails("record kind 'preferences' is not known. Did you mean 'preference'", path, kind="preferences")
+    with pytest.raises(RecipeError):  # a wrong command, not a bad file
+        load(path, kind="preferences")
     fails("on_error is 'raise' or 'skip'", path, on_error="ignore")
 
 

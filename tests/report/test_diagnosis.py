@@ -185,6 +185,15 @@ def test_the_section_can_stand_on_another_page():
     assert "On ordinary text the model moved" not in str(diagnosis.section(a_diagnosis().scored, told=False))
 
 
+def test_a_shrink_that_is_not_known_neither_grew_nor_shrank():
+    nan = math.nan
+    gaps = [Gap(nan, nan, nan, nan, 2, f"{i}") for i in range(5)]
+    told = of_tables([Document("", 0.1, 0.0, 30)] * 4, gaps, gaps, resamples=200)
+    made = diagnosis.verdict(Diagnosis("a", "b", Scored(told.overall, told.selective, {}, None, {}, (0,))))
+    assert "could not be compared; with the control pairs it could not be compared, so nobody knows" in made
+    assert "grew" not in made
+
+
 def test_without_controls_nobody_knows_whether_it_was_selective():
     documents = [Document("", 0.1, 0.0, 30)] * 4
     told = of_tables(documents, [Gap(2.0, 1.0, 2.0, 1.0, 2, f"{i}") for i in range(5)], resamples=200)

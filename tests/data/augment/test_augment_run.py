@@ -299,10 +299,10 @@ def test_neural_kinds_in_a_run(tmp_path):
     ("options", "error", "message"),
     [
         ({"kinds": ["reference", "swap_net"]}, RecipeError, r"no method 'swap_net'.*Did you mean 'swap_ent'"),
-        ({"kinds": ["swap_ent", "swap_ent"]}, UserError, r"named twice"),
+        ({"kinds": ["swap_ent", "swap_ent"]}, RecipeError, r"named twice"),
         ({"kinds": ["toxic"], "scorer": None}, UserError, r"'toxic' needs a scorer"),
         ({"kinds": ["toxic"], "lexicon": None}, UserError, r"'toxic' needs a word list"),
-        ({"kinds": ["swap_ent"], "generators": {"mask_ent": "x"}}, UserError, r"'mask_ent' has a generator or options but is not among"),
+        ({"kinds": ["swap_ent"], "generators": {"mask_ent": "x"}}, RecipeError, r"'mask_ent' has a generator or options but is not among"),
         ({"kinds": ["swap_ent"], "generators": {"swap_ent": "x"}}, UserError, r"takes no generator"),
         ({"kinds": ["mask_ent"], "generators": {"mask_ent": "/no/such/model"}}, UserError, r"no model folder"),
         ({"kinds": ["swap_ent"], "options": {"swap_ent": {"n_variant": 1}}}, RecipeError, r"no option 'n_variant'.*Did you mean 'n_variants'"),
