@@ -708,3 +708,27 @@ def test_the_command(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(RecipeError, match="is a file"):
         cli.app(["compare", str(run), "--out", str(tmp_path / "file")], standalone_mode=False)
+
+
+def test_families_that_pay_the_very_same_share_the_sentence(made: Comparison) -> None:
+    """No item tells them apart: the reference is not the winner because it stands first."""
+    level = made.levels[0]
+    known = [cost for cost in made.costs if cost.level == level.name and cost.taxes[made.main].known]
+    least = min(known, key=lambda cost: cost.taxes[made.main].value).taxes[made.main]
+    costs = [
+        replace(cost, taxes={**cost.taxes, made.main: least}) if cost in known[:2] else cost for cost in made.costs
+    ]
+    sentence, _ = frontier._words(replace(made, costs=tuple(costs)))
+    names = [cost.family for cost in costs if cost.level == level.name and cost.taxes[made.main] == least]
+    assert f"{len(names)} families pay the same" in sentence
+    assert all(name in sentence for name in names)
+
+
+def test_a_level_of_a_gain_that_may_be_none_is_said(made: Comparison) -> None:
+    unsure = [
+        replace(point, gain=replace(point.gain, low=-0.01)) if point.family == made.reference else point
+        for point in made.points
+    ]
+    told = " ".join(frontier._open(replace(made, points=tuple(unsure))))
+    assert "a gain that is not sure itself" in told
+    assert "a gain that is not sure itself" not in " ".join(frontier._open(made))

@@ -173,3 +173,10 @@ def test_copies_are_no_further_evidence(folder):
     receipts = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))["receipts"]
     seeds = {one["tuned_system"]: one["tuned_seeds"] for one in receipts if one["base_system"] == "base"}
     assert (seeds["inlp"], seeds["fairness"]) == ([0], [0, 1])
+
+
+def test_a_recipe_says_which_places_are_left_to_the_user(tmp_path):
+    checked, _ = recipe.parse("name: a\nmodel: {base: MODEL_DIRECTORY}\ntrain: {objective: sft}\n")
+    with pytest.raises(RecipeError, match=r"leaves model\.base to you: add model\.base=path/to/model"):
+        run.run(checked, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

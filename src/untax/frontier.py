@@ -914,6 +914,11 @@ def _words(made: Comparison) -> tuple[str, tuple[str, ...]]:
         return f"At {title_of(made, level)} on {safety.name} no family's tax is known ({basis}).", tuple(_open(made))
     best = min(known, key=lambda cost: cost.taxes[made.main].value)
     tax = best.taxes[made.main]
+    tied = [cost.family for cost in known if cost.taxes[made.main].value == tax.value]
+    if len(tied) > 1:
+        told = f"{len(tied)} families pay the same, {main.say(tax.value)} on {main.title} ({', '.join(tied)}; {basis})"
+        why = "no item tells them apart: look at what each gains at most, and at the other lines"
+        return f"At {title_of(made, level)} on {safety.name}, {told}; {why}.", tuple(_open(made))
     words = (
         f"At {title_of(made, level)} on {safety.name}, {best.family} pays least: {main.say(tax.value)} on {main.title} "
         f"(95 % interval {main.span(tax)}; {basis})"
@@ -948,6 +953,13 @@ def _open(made: Comparison) -> Iterable[str]:
     """How the other families stand at the first level, and how sure it is which of them pays least."""
     level, main = made.levels[0], made.axis(made.main)
     costs = [cost for cost in made.costs if cost.level == level.name]
+    gains = [point.gain for point in made.points if point.family == made.reference and not point.withheld]
+    most = max(gains, key=lambda gain: gain.value, default=None)
+    if level.share is not None and most is not None and most.known and most.low <= 0:
+        yield (
+            f"The level is a share of a gain that is not sure itself: {made.reference}'s largest is {made.safety.say(most.value)} "
+            f"({made.safety.span(most)}). Name another reference, or a level in {made.safety.unit}."
+        )
     others = [cost for cost in costs if cost.family != made.reference]
     if others:
         parts = []

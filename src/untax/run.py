@@ -141,6 +141,7 @@ def run(recipe: Recipe, out: Path, *, command: str = "", progress: bool = True) 
 
     Raises: UserError when something the user gave cannot be used; RecipeError when `out` holds another recipe's run.
     """
+    _check_places(recipe)
     _claim(recipe, out)
     if not recipe.allow_network:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -255,7 +256,7 @@ def _measured(
     prompts = _some_prompts(suite)
     for seed, system in _works(all_systems, recipe.seeds):
         name = f"{system.name}-seed{seed}"
-        journal.step(f"{name}: train")
+        journal.step(f"{name}: {'make' if system.train is None else 'train'}")
         made = maker.make(system, seed)
         curves[name] = made.log
         foretold = maker.predicted(system, made)
@@ -347,6 +348,15 @@ def _claim(recipe: Recipe, out: Path) -> None:
         )
     out.mkdir(parents=True, exist_ok=True)
     files.write(marker, resolved)
+
+
+def _check_places(recipe: Recipe) -> None:
+    """Refuse a recipe whose places of model and data nobody has filled in."""
+    wanted = {"model.base": (recipe.model.base, "MODEL_DIRECTORY"), "data.dir": (recipe.data.dir, "DATA_DIRECTORY")}
+    unset = [key for key, (value, placeholder) in wanted.items() if value == placeholder]
+    if unset:
+        told = " ".join(f"{key}=path/to/{key.partition('.')[0]}" for key in unset)
+        raise RecipeError(f"this recipe leaves {' and '.join(unset)} to you: add {told} to the command.")
 
 
 def _check_all(
